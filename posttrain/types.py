@@ -1,0 +1,300 @@
+"""What crosses the rooms of the house: token trees, forests, batches, outputs, losses, and the protocols."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A run of tokens in a tree; a tree is its root.
+
+    A child continues its parent, as a completion continues its prompt. Only leaves are trained, and every leaf
+    trains at least one token. A conversation of several turns is one leaf with several spans.
+    """
+
+    tokens: Sequence[int]
+    trained: Sequence[tuple[int, int]] = ()  # half-open spans into `tokens`, ascending
+    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)  # a value per trained token
+    children: Sequence[Segment] = ()
+
+    def leaves(self) -> Iterator[Segment]:
+        """The leaves below this segment (itself, if it has no children), left to right."""
+        if not self.children:
+            yield self
+        for child in self.children:
+            yield from child.leaves()
+
+    @property
+    def size(self) -> int:
+        """Tokens of the whole tree, a shared prompt counted once."""
+        return len(self.tokens) + sum(child.size for child in self.children)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenForest:
+    """Trees laid end to end in one flat row without padding: N tokens, S segments, Q leaves, M trained tokens.
+
+    A token attends to the earlier tokens of its own segment and to all of that segment's ancestors, nothing else.
+    Segments stand in preorder, so a first child follows its parent directly.
+    """
+
+    tokens: Tensor  # [N] int64
+    positions: Tensor  # [N] int64, counted along the path from the root
+    lengths: tuple[int, ...]  # [S] tokens of each segment
+    parents: tuple[int, ...]  # [S] index of the parent, -1 for a root; parents come first
+    leaves: tuple[int, ...]  # [Q] segment of each leaf, ascending
+    trained: tuple[int, ...]  # [Q] trained tokens of each leaf
+    predictors: Tensor  # [M] int64, the position whose output predicts the trained token
+    targets: Tensor  # [M] int64, the trained token itself
+    sequence: Tensor  # [M] int64, the leaf it belongs to, ascending
+    ends: Tensor  # [Q] int64, the last token of each leaf
+
+    @classmethod
+    def from_trees(cls, trees: Sequence[Segment]) -> Self:
+        """The forest of these trees, in order. Raises ValueError for a tree that cannot be trained as it stands."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        lengths: list[int] = []
+        parents: list[int] = []
+        leaves: list[int] = []
+        trained: list[int] = []
+        predictors: list[int] = []
+        targets: list[int] = []
+        ends: list[int] = []
+
+        def lay(segment: Segment, parent: int, start: int, last: int) -> None:
+            if not segment.tokens:
+                raise ValueError("a segment without tokens")
+            offset, index = len(tokens), len(lengths)
+            tokens.extend(segment.tokens)
+            positions.extend(range(start, start + len(segment.tokens)))
+            lengths.append(len(segment.tokens))
+            parents.append(parent)
+            if segment.children:
+                if segment.trained:
+                    raise ValueError("only leaves can be trained: an inner segment belongs to several sequences")
+                for child in segment.children:
+                    lay(child, index, start + len(segment.tokens), offset + len(segment.tokens) - 1)
+                return
+            count = 0
+            for begin, end in segment.trained:
+                if begin == 0 and last < 0:
+                    raise ValueError("a root's first token has nothing before it and cannot be trained")
+                targets.extend(segment.tokens[begin:end])
+                predictors.extend(offset + i - 1 if i else last for i in range(begin, end))
+                count += end - begin
+            if not count:
+                raise ValueError("a leaf without a trained token")
+            leaves.append(index)
+            trained.append(count)
+            ends.append(len(tokens) - 1)
+
+        for tree in trees:
+            lay(tree, -1, 0, -1)
+        counts = torch.tensor(trained, dtype=torch.int64)
+        return cls(
+            tokens=torch.tensor(tokens, dtype=torch.int64),
+            positions=torch.tensor(positions, dtype=torch.int64),
+            lengths=tuple(lengths),
+            parents=tuple(parents),
+            leaves=tuple(leaves),
+            trained=tuple(trained),
+            predictors=torch.tensor(predictors, dtype=torch.int64),
+            targets=torch.tensor(targets, dtype=torch.int64),
+            sequence=torch.repeat_interleave(torch.arange(len(trained)), counts),
+            ends=torch.tensor(ends, dtype=torch.int64),
+        )
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where each segment starts in the flat row. [S]"""
+        starts, total = [], 0
+        for length in self.lengths:
+            starts.append(total)
+            total += length
+        return starts
+
+    def path(self, segment: int) -> list[int]:
+        """The segments from the root down to this one, itself included."""
+        path = [segment]
+        while (parent := self.parents[path[-1]]) >= 0:
+            path.append(parent)
+        return path[::-1]
+
+    def select(self, first: int, last: int) -> Self:
+        """The forest of the leaves `first <= q < last` with their ancestors; shared prompts are repeated in each cut."""
+        wanted = sorted({s for leaf in self.leaves[first:last] for s in self.path(leaf)})
+        new_index = {old: new for new, old in enumerate(wanted)} | {-1: -1}
+        offsets, shift, total = self.offsets, {}, 0
+        for segment in wanted:
+            shift[segment] = total - offsets[segment]
+            total += self.lengths[segment]
+        pieces = [slice(offsets[s], offsets[s] + self.lengths[s]) for s in wanted]
+        low, high = sum(self.trained[:first]), sum(self.trained[:last])
+        starts = torch.tensor([offsets[s] for s in wanted], device=self.tokens.device)
+        moved = torch.tensor([shift[s] for s in wanted], device=self.tokens.device)
+
+        def move(places: Tensor) -> Tensor:
+            return places + moved[torch.searchsorted(starts, places, right=True) - 1]
+
+        return dataclasses.replace(
+            self,
+            tokens=torch.cat([self.tokens[piece] for piece in pieces]),
+            positions=torch.cat([self.positions[piece] for piece in pieces]),
+            lengths=tuple(self.lengths[s] for s in wanted),
+            parents=tuple(new_index[self.parents[s]] for s in wanted),
+            leaves=tuple(new_index[s] for s in self.leaves[first:last]),
+            trained=self.trained[first:last],
+            predictors=move(self.predictors[low:high]),
+            targets=self.targets[low:high],
+            sequence=self.sequence[low:high] - first,
+            ends=move(self.ends[first:last]),
+        )
+
+    def nothing(self) -> Self:
+        """A forest of one token and no leaf: what a process computes when the others have a part more than it has."""
+        none = self.tokens[:0]
+        return dataclasses.replace(
+            self, tokens=self.tokens[:1], positions=self.positions[:1] * 0, lengths=(1,), parents=(-1,), leaves=(),
+            trained=(), predictors=none, targets=none, sequence=none, ends=none,
+        )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same forest on the device."""
+        return _move(self, device)
+
+
+def per(axis: str) -> Any:
+    """A batch field with one value per "token" [M], "sequence" [Q] or "atom" [A], cut along with the batch."""
+    if axis not in ("token", "sequence", "atom"):
+        raise ValueError(f"axis {axis!r}: a batch field is per token, sequence or atom")
+    return field(metadata={"per": axis})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One process's share of one optimiser step. Subclasses add tensors declared with `per(axis)`.
+
+    An atom is what the loss cannot look inside of: a token, a sequence or a pair. The loss of a batch is the sum of
+    the losses of its parts, for every cut between atoms.
+    """
+
+    forest: TokenForest
+    atom: Tensor  # [M] int64, ascending from 0: the atom each trained token belongs to
+    units: dict[str, float]  # per loss term, what its sum is divided by; counted over the whole step
+
+    def cut(self, max_tokens: int) -> list[Self]:
+        """Parts of at most `max_tokens` tokens where the atoms allow it, in order; prompts repeat, units are kept."""
+        forest, parts, first = self.forest, [], 0
+        ends = self._atom_ends()
+        start, held, size = 0, set[int](), 0
+        for end in ends:
+            added = {s for leaf in forest.leaves[first:end] for s in forest.path(leaf)}
+            grown = size + sum(forest.lengths[s] for s in added - held)
+            if held and grown > max_tokens:
+                parts.append(self.select(start, first))
+                start, held, grown = first, set(), sum(forest.lengths[s] for s in added)
+            held, size, first = held | added, grown, end
+        if start == 0:
+            return [self]
+        return [*parts, self.select(start, first)]
+
+    def _atom_ends(self) -> list[int]:
+        """The leaves after which the batch may be cut: those whose atoms do not go on in the next leaf."""
+        atoms = self.atom.tolist()
+        ends, place = [], 0
+        for leaf, count in enumerate(self.forest.trained, start=1):
+            place += count
+            if place == len(atoms) or atoms[place] != atoms[place - 1]:
+                ends.append(leaf)
+        return ends
+
+    def select(self, first: int, last: int) -> Self:
+        """The part of the batch with the leaves `first <= q < last`."""
+        low, high = sum(self.forest.trained[:first]), sum(self.forest.trained[:last])
+        atoms = (int(self.atom[low]), int(self.atom[high - 1]) + 1) if high > low else (0, 0)
+        span = {"token": slice(low, high), "sequence": slice(first, last), "atom": slice(*atoms)}
+        cut = {f.name: getattr(self, f.name)[span[axis]] for f, axis in self._fields()}
+        return dataclasses.replace(
+            self, forest=self.forest.select(first, last), atom=self.atom[low:high] - atoms[0], **cut
+        )
+
+    def nothing(self) -> Self:
+        """A part without a leaf, whose loss is zero; it keeps processes in step."""
+        empty = {f.name: getattr(self, f.name)[:0] for f, _ in self._fields()}
+        return dataclasses.replace(self, forest=self.forest.nothing(), atom=self.atom[:0], **empty)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on the device."""
+        return _move(self, device)
+
+    @classmethod
+    def _fields(cls) -> list[tuple[dataclasses.Field[Any], str]]:
+        return [(f, f.metadata["per"]) for f in dataclasses.fields(cls) if "per" in f.metadata]
+
+
+_Record = TypeVar("_Record", TokenForest, Batch)
+
+
+def _move(record: Any, device: torch.device | str) -> Any:
+    moved = {
+        f.name: value.to(device)
+        for f in dataclasses.fields(record)
+        if isinstance(value := getattr(record, f.name), Tensor | TokenForest)
+    }
+    return dataclasses.replace(record, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a loss may see of the model."""
+
+    logprobs: Tensor  # [M] float32, log-probability of each trained token
+    correct: Tensor | None = None  # [M] bool, the token was the most likely one
+    entropy: Tensor | None = None  # [M] float32 nats, detached; only where asked for
+    values: Tensor | None = None  # [M] float32, the value model's estimate at each predictor
+    scores: Tensor | None = None  # [Q] float32, the score head's output at each end
+    end_values: Tensor | None = None  # [Q] float32, the value model's estimate after each end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What a loss returns: sums, never means. The engine divides each term by its unit of the whole step."""
+
+    terms: dict[str, Tensor]  # name -> scalar, weighted, differentiable
+    metrics: dict[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)  # name -> (sum, count)
+
+
+BatchT = TypeVar("BatchT", bound=Batch, contravariant=True)
+
+
+@runtime_checkable
+class LossFunction(Protocol[BatchT]):
+    """A pure function of a batch and the model's outputs on it."""
+
+    def __call__(self, batch: BatchT, outputs: Outputs) -> Loss: ...
+
+
+class Source(Protocol):
+    """Where batches come from: a dataset, or prompts that are sampled, scored and turned into advantages."""
+
+    epoch: float  # passes over the data so far
+
+    def next(self) -> Batch | None:
+        """The next step's batch, uncut, or None when there is no more."""
+        ...
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Told the step's metrics after it: adaptive coefficients, early stops, sampler refresh."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
