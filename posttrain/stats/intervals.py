@@ -27,8 +27,9 @@ class Interval:
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """The score interval of a proportion (Wilson 1927): honest at 0 of n and n of n, where mean +- 2 s.e. has no width.
+    """The score interval of a proportion (Wilson 1927).
 
+    Honest at 0 of n and n of n, where the mean with two standard errors would have no width.
     Raises ValueError for n < 1, successes outside 0..n or a level outside (0, 1).
     """
     _check_level(level)
@@ -41,7 +42,9 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # At the ends the formula gives 0 and 1 exactly; rounding must not put the estimate outside its interval.
-    return Interval(estimate=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=n)
+    return Interval(
+        estimate=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=n
+    )
 
 
 def bootstrap_mean(
@@ -49,7 +52,7 @@ def bootstrap_mean(
 ) -> Interval:
     """The mean with a percentile bootstrap interval over the values, which must be independent of each other.
 
-    Several samples of one question are not: average them per question first. The same seed gives the same interval.
+    Several samples of one question are not: average them per question first. Equal seeds, equal intervals.
     Raises ValueError for no value or one that is not finite.
     """
     _check_level(level)
@@ -65,8 +68,8 @@ def bootstrap_mean(
 def mean_over_seeds(values: Sequence[float], *, level: float = 0.95) -> Interval:
     """The mean of one number per seed with Student's t interval, n - 1 degrees of freedom.
 
-    It speaks of further seeds, not of further questions. Bounds are NaN for a single seed, whose spread is unknown;
-    they are not cut to [0, 1], as a number per seed need not be a proportion.
+    It speaks of further seeds, not of further questions. A single seed has no spread, so its
+    bounds are NaN. They are not cut to [0, 1], as a number per seed need not be a proportion.
     """
     _check_level(level)
     array = _finite(values)

@@ -62,7 +62,8 @@ def test_mean_over_seeds_uses_student_t() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     interval = mean_over_seeds([0.5])
-    assert math.isnan(interval.low) and math.isnan(interval.high)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
     assert interval.percent() == "50.0%"
 
 
@@ -77,5 +78,5 @@ def test_empty_and_non_finite_values_are_refused(function) -> None:
 
 
 def test_stats_never_reach_torch() -> None:
-    code = "import sys, posttrain.stats; posttrain.stats.mean_over_seeds([1., 2.]); assert 'torch' not in sys.modules"
+    code = "import sys, posttrain.stats as s; s.mean_over_seeds([1., 2.]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
