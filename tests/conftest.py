@@ -1,6 +1,6 @@
 """Fixtures every test may use: a tokenizer trained in memory and tiny random models of each architecture.
 
-Nothing here needs a network. A model takes about ten milliseconds to build, so each test gets its own and may change it.
+Nothing here needs a network. A model is built in about ten milliseconds, so each test has its own and may change it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import (  # noqa: E402
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -57,7 +57,7 @@ def _trained_tokenizer() -> Tokenizer:
 
 
 def build_tokenizer(**options: object) -> PreTrainedTokenizerFast:
-    """A fresh byte-level tokenizer: eos and pad `<|endoftext|>`, ChatML specials, no beginning-of-text, no template."""
+    """A fresh byte-level tokenizer: eos and pad `<|endoftext|>`, ChatML specials, no bos, no template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=copy.deepcopy(_trained_tokenizer()),
         **{
@@ -90,8 +90,9 @@ def build_model(arch: str, *, seed: int = 0, **overrides: object) -> PreTrainedM
     }
     if arch == "gpt2":
         settings = {
-            "vocab_size": vocab, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.2,
-            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": 0,
+            "vocab_size": vocab, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512,
+            "initializer_range": 0.2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+            "bos_token_id": None, "eos_token_id": 0,
         }  # fmt: skip
     elif arch == "mistral":
         settings |= {"sliding_window": WINDOW}
@@ -113,13 +114,19 @@ def build_model(arch: str, *, seed: int = 0, **overrides: object) -> PreTrainedM
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
+    """`make_tokenizer(pad_token=None, ...)` builds such tokenizers with other special tokens."""
+    return build_tokenizer
+
+
 @pytest.fixture
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of the test's own, free to change."""
     return build_tokenizer()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """`tiny_model("llama", seed=0, **config)` builds a model of the test's own."""
     return build_model
