@@ -1,0 +1,253 @@
+"""The language-model head: log-probabilities of chosen tokens, without keeping what is not needed.
+
+`logprob_m = z[m, target_m] - log sum_v exp z[m, v]` with `z = hidden @ weight.T + bias`, in float32 whatever the
+model's dtype. Three exact ways, chosen by shape alone:
+
+- a frozen head (LoRA): each token's gradient with respect to its hidden state, `W[target] - sum_v p_v W[v]`, is formed
+  at once and only scaled in the backward;
+- probabilities that fit the byte budget: kept in one buffer, which becomes the logits' gradient in place;
+- otherwise tiles over the vocabulary, recomputed in the backward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+KEEP_BYTES = 256 * 2**20  # probabilities kept for the backward at most; more is recomputed tile by tile
+TILE_BYTES = 16 * 2**20  # logits of one tile
+CACHE_BYTES = 2**20  # rows that element-wise passes take at a time, so that they stay in the processor's cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What the head says about the chosen tokens."""
+
+    logprobs: Tensor  # [M] float32, differentiable
+    correct: Tensor  # [M] bool, the chosen token had the largest logit
+    entropy: Tensor | None  # [M] float32 nats of the whole distribution, without gradient; where asked for
+
+
+def chosen_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    entropy: bool = False,
+    keep_bytes: int = KEEP_BYTES,
+    tile_bytes: int = TILE_BYTES,
+) -> Chosen:
+    """Log-probabilities of `targets` [M] under a head `weight` [V, H] applied to `hidden` [M, H]."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    trained = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
+    way: type[torch.autograd.Function]
+    if not trained:
+        way = _FrozenHead
+    elif hidden.shape[0] * weight.shape[0] * 4 <= keep_bytes:
+        way = _KeptProbabilities
+    else:
+        way = _VocabularyTiles
+    with torch.autocast(hidden.device.type, enabled=False):
+        logprobs, correct, nats = way.apply(hidden, weight, bias, targets, entropy, tile_bytes)
+    return Chosen(logprobs=logprobs, correct=correct, entropy=nats)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """`hidden @ weight.T + bias` in float32, into `out` where given."""
+    if hidden.dtype == torch.float32:
+        logits = torch.mm(hidden, weight.t(), out=out)
+    else:
+        logits = torch.mm(hidden, weight.t())
+        logits = logits.float() if out is None else out.copy_(logits)
+    return logits if bias is None else logits.add_(bias)
+
+
+def _row_tiles(rows: int, columns: int, tile_bytes: int) -> list[slice]:
+    step = max(16, tile_bytes // (4 * columns))
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+class _Softmax:
+    """Row statistics of logits that are exponentiated in place: after `take`, the buffer holds exp(z - max z)."""
+
+    def __init__(self, targets: Tensor, want_entropy: bool) -> None:
+        self.targets = targets
+        rows, device = targets.shape[0], targets.device
+        self.totals = torch.empty(rows, dtype=torch.float32, device=device)  # sum of exp(z - max)
+        self.logprobs = torch.empty(rows, dtype=torch.float32, device=device)
+        self.correct = torch.empty(rows, dtype=torch.bool, device=device)
+        self.entropy = torch.empty(rows, dtype=torch.float32, device=device) if want_entropy else None
+
+    def take(self, logits: Tensor, rows: slice) -> None:
+        """Read the logits of these rows and leave exp(z - max z) in their place."""
+        step = max(1, CACHE_BYTES // (4 * logits.shape[1])) if logits.device.type == "cpu" else logits.shape[0]
+        for i in range(0, logits.shape[0], step):
+            part = logits[i : i + step]
+            place = slice(rows.start + i, rows.start + i + part.shape[0])
+            largest = part.amax(dim=1)
+            part.sub_(largest[:, None])
+            chosen = part.gather(1, self.targets[place, None])[:, 0]
+            shifted = part.clone() if self.entropy is not None else None
+            part.exp_()
+            total = part.sum(dim=1)
+            self.totals[place] = total
+            self.logprobs[place] = chosen - total.log()
+            self.correct[place] = chosen >= 0
+            if self.entropy is not None and shifted is not None:
+                # H = log T - sum e^z z / T; 0 * -inf, a token with no mass at all, counts as 0
+                self.entropy[place] = total.log() - shifted.mul_(part).nan_to_num_(0.0).sum(dim=1) / total
+
+    def results(self, ctx: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        ctx.mark_non_differentiable(self.correct)
+        if self.entropy is not None:
+            ctx.mark_non_differentiable(self.entropy)
+        return self.logprobs, self.correct, self.entropy
+
+
+class _FrozenHead(torch.autograd.Function):
+    """The weight gets no gradient, so a token's own gradient is known in the forward pass."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, entropy: bool, tile_bytes: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        softmax = _Softmax(targets, entropy)
+        needed = ctx.needs_input_grad[0]
+        gradient = weight[targets].float() if needed else None
+        tiles = _row_tiles(hidden.shape[0], weight.shape[0], tile_bytes)
+        buffer = hidden.new_empty(tiles[0].stop if tiles else 0, weight.shape[0], dtype=torch.float32)
+        for rows in tiles:
+            logits = _logits(hidden[rows], weight, bias, out=buffer[: rows.stop - rows.start])
+            softmax.take(logits, rows)
+            if gradient is not None:
+                expected = torch.mm(logits.to(weight.dtype), weight).float()
+                gradient[rows] -= expected / softmax.totals[rows, None]
+        ctx.save_for_backward(gradient)
+        ctx.dtype = hidden.dtype
+        return softmax.results(ctx)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad[:, None]).to(ctx.dtype), None, None, None, None, None
+
+
+class _KeptProbabilities(torch.autograd.Function):
+    """One buffer [M, V]: logits, then unnormalised probabilities, then the logits' gradient."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, entropy: bool, tile_bytes: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        softmax = _Softmax(targets, entropy)
+        buffer = hidden.new_empty(hidden.shape[0], weight.shape[0], dtype=torch.float32)
+        for rows in _row_tiles(hidden.shape[0], weight.shape[0], tile_bytes):
+            _logits(hidden[rows], weight, bias, out=buffer[rows])
+            softmax.take(buffer[rows], rows)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.buffer, ctx.totals = buffer, softmax.totals
+        return softmax.results(ctx)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
+        hidden, weight, bias, targets = ctx.saved_tensors
+        if ctx.buffer is None:
+            raise RuntimeError("backward through the head a second time: its buffer was used up by the first")
+        buffer, ctx.buffer = ctx.buffer, None
+        buffer.mul_((-grad / ctx.totals)[:, None])
+        buffer[torch.arange(targets.shape[0], device=targets.device), targets] += grad
+        return *_product_gradients(ctx, buffer, hidden, weight, bias), None, None, None
+
+
+def _product_gradients(
+    ctx: FunctionCtx, grad_logits: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+    grad = grad_logits.to(weight.dtype)
+    return (
+        grad @ weight if needs_hidden else None,
+        grad.t() @ hidden if needs_weight else None,
+        grad_logits.sum(dim=0).to(bias.dtype) if needs_bias and bias is not None else None,
+    )
+
+
+class _VocabularyTiles(torch.autograd.Function):
+    """Logits of a slice of the vocabulary at a time, computed again in the backward: four products instead of three."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, entropy: bool, tile_bytes: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        rows = hidden.shape[0]
+        largest = hidden.new_full((rows,), -torch.inf, dtype=torch.float32)
+        total = torch.zeros_like(largest)  # sum of exp(z - largest)
+        moment = torch.zeros_like(largest)  # sum of exp(z - largest) z
+        chosen = torch.zeros_like(largest)
+        tiles = _column_tiles(rows, weight.shape[0], tile_bytes)
+        buffer = hidden.new_empty(rows * tiles[0].stop, dtype=torch.float32)
+        for tile in tiles:
+            logits = buffer[: rows * (tile.stop - tile.start)].view(rows, -1)
+            _logits(hidden, weight[tile], None if bias is None else bias[tile], out=logits)
+            inside = (targets >= tile.start) & (targets < tile.stop)
+            here = (targets - tile.start).clamp(0, logits.shape[1] - 1)
+            chosen = torch.where(inside, logits.gather(1, here[:, None])[:, 0], chosen)
+            grown = torch.maximum(largest, logits.amax(dim=1))
+            scale = (largest - grown).exp()
+            if entropy:
+                masses = (logits - grown[:, None]).exp_()
+                moment = moment * scale + masses.mul_(logits).nan_to_num_(0.0).sum(dim=1)
+            total = total * scale + logits.sub_(grown[:, None]).exp_().sum(dim=1)
+            largest = grown
+        log_total = largest + total.log()
+        ctx.save_for_backward(hidden, weight, bias, targets, log_total)
+        ctx.tile_bytes = tile_bytes
+        correct = chosen >= largest
+        ctx.mark_non_differentiable(correct)
+        nats = None
+        if entropy:
+            nats = log_total - moment / total
+            ctx.mark_non_differentiable(nats)
+        return chosen - log_total, correct, nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
+        hidden, weight, bias, targets, log_total = ctx.saved_tensors
+        rows = hidden.shape[0]
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.empty_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        tiles = _column_tiles(rows, weight.shape[0], ctx.tile_bytes)
+        buffer = hidden.new_empty(rows * tiles[0].stop, dtype=torch.float32)
+        row = torch.arange(rows, device=targets.device)
+        for tile in tiles:
+            logits = buffer[: rows * (tile.stop - tile.start)].view(rows, -1)
+            _logits(hidden, weight[tile], None if bias is None else bias[tile], out=logits)
+            logits.sub_(log_total[:, None]).exp_().mul_(-grad[:, None])
+            inside = (targets >= tile.start) & (targets < tile.stop)
+            logits[row[inside], targets[inside] - tile.start] += grad[inside]
+            part = logits.to(weight.dtype)
+            if hidden.dtype == torch.float32:
+                grad_hidden.addmm_(part, weight[tile])
+            else:
+                grad_hidden += part @ weight[tile]
+            if grad_weight is not None:
+                torch.mm(part.t(), hidden, out=grad_weight[tile])
+            if grad_bias is not None:
+                grad_bias[tile] = logits.sum(dim=0)
+        return grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None, None
+
+
+def _column_tiles(rows: int, columns: int, tile_bytes: int) -> list[slice]:
+    step = max(256, tile_bytes // (4 * max(rows, 1)))
+    return [slice(i, min(i + step, columns)) for i in range(0, columns, step)]

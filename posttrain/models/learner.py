@@ -1,0 +1,90 @@
+"""The learner: a language model seen as a function from a forest to the log-probabilities of its trained tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.errors import ModelError
+from posttrain.models.heads import Chosen, chosen_logprobs
+from posttrain.models.layouts import LAYOUTS, Layout, choose_layout, laid_logits, probe
+from posttrain.types import Outputs, TokenForest
+
+
+class Learner(nn.Module):
+    """Backbone and head in one module; only its forward is called, so that DDP and FSDP2 can wrap it.
+
+    At construction the layout is chosen by `choose_layout`, and the fused head is compared with the model's own
+    logits; where they differ (LoRA on the head, logit scaling, soft-capping) the model's own head is used.
+    """
+
+    def __init__(self, model: Any, *, layout: str | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self._causal = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.layout: Layout
+        if layout is None:
+            self.layout, self.layout_note = choose_layout(self._causal)
+        elif layout in LAYOUTS:
+            self.layout, self.layout_note = LAYOUTS[layout], ""
+        else:
+            raise ModelError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
+        self._own_attention = self._causal.config._attn_implementation
+        if self.layout.attention:
+            self._causal.set_attn_implementation(self.layout.attention)
+        self.fused_head = self._head_is_a_matrix()
+
+    def release(self) -> Any:
+        """The model with the attention it came with."""
+        self._causal.set_attn_implementation(self._own_attention)
+        return self.model
+
+    def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
+        """Outputs at the M trained tokens. `needs` may add "entropy"."""
+        laid = self.layout.lay(forest)
+        entropy = "entropy" in needs
+        if self.fused_head:
+            states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
+            hidden = states.reshape(-1, states.shape[-1]).index_select(0, laid.predictors)
+            head = self._causal.get_output_embeddings()
+            chosen = chosen_logprobs(hidden, head.weight, forest.targets, bias=head.bias, entropy=entropy)
+        else:
+            chosen = self._own_head(laid.inputs, laid.predictors, forest.targets, entropy)
+        return Outputs(logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy)
+
+    def _own_head(self, inputs: dict[str, Any], predictors: Tensor, targets: Tensor, entropy: bool) -> Chosen:
+        if inputs["input_ids"].shape[0] == 1:  # logits_to_keep picks columns, the same in every row
+            logits = self._causal(**inputs, logits_to_keep=predictors).logits[0]
+        else:
+            logits = self._causal(**inputs).logits.flatten(0, 1)[predictors]
+        table = logits.float().log_softmax(dim=-1)
+        nats = None
+        if entropy:
+            nats = -(table.detach().exp() * table.detach()).nan_to_num(0.0).sum(dim=-1)
+        return Chosen(
+            logprobs=table.gather(1, targets[:, None])[:, 0],
+            correct=logits.detach().argmax(dim=-1) == targets,
+            entropy=nats,
+        )
+
+    @torch.no_grad()
+    def _head_is_a_matrix(self) -> bool:
+        head = self._causal.get_output_embeddings()
+        if type(head) is not nn.Linear:
+            return False
+        was_training, device = self.training, head.weight.device
+        self.eval()
+        try:
+            config = self._causal.config.get_text_config()
+            forest = TokenForest.from_trees(probe(config.vocab_size)).to(device)
+            laid = self.layout.lay(forest)
+            states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
+            ours = head(states.reshape(-1, states.shape[-1])[laid.predictors]).float()
+            theirs = laid_logits(self._causal, self.layout, forest).float()
+        finally:
+            self.train(was_training)
+        tolerance = 1e-5 if theirs.dtype == head.weight.dtype else 0.05
+        return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1.0))
