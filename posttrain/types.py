@@ -192,19 +192,18 @@ class Batch:
 
     def cut(self, max_tokens: int) -> list[Self]:
         """Parts of at most `max_tokens` tokens where the atoms allow it, in order; prompts repeat, units are kept."""
-        forest, parts, first = self.forest, [], 0
-        ends = self._atom_ends()
-        start, held, size = 0, set[int](), 0
-        for end in ends:
-            added = {s for leaf in forest.leaves[first:end] for s in forest.path(leaf)}
-            grown = size + sum(forest.lengths[s] for s in added - held)
+        forest = self.forest
+        parts: list[Self] = []
+        start = done = size = 0  # the part at hand holds the leaves from start to done, and so many tokens
+        held: set[int] = set()  # its segments
+        for end in self._atom_ends():
+            path = {s for leaf in forest.leaves[done:end] for s in forest.path(leaf)}
+            grown = size + sum(forest.lengths[s] for s in path - held)
             if held and grown > max_tokens:
-                parts.append(self.select(start, first))
-                start, held, grown = first, set(), sum(forest.lengths[s] for s in added)
-            held, size, first = held | added, grown, end
-        if start == 0:
-            return [self]
-        return [*parts, self.select(start, first)]
+                parts.append(self.select(start, done))
+                start, held, grown = done, set(), sum(forest.lengths[s] for s in path)
+            held, size, done = held | path, grown, end
+        return [*parts, self.select(start, done)] if parts else [self]
 
     def _atom_ends(self) -> list[int]:
         """The leaves after which the batch may be cut: those whose atoms do not go on in the next leaf."""
