@@ -1,6 +1,6 @@
 """Fixtures every test may use: a tokenizer trained in memory and tiny random models of each architecture.
 
-Nothing here needs a network. A model is built in about ten milliseconds, so each test has its own and may change it.
+Nothing here needs a network. A model is built in about ten milliseconds, so a test may change its own.
 """
 
 from __future__ import annotations
