@@ -1,0 +1,130 @@
+"""The stage that measures a model: named tasks on the held-out questions of the embedded world."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import ConfigError, nearest
+from posttrain.evaluation import Result, Task, evaluate
+
+SCORES = "scores.json"
+
+# What the demo asks every model, side by side. None of it is in the training data.
+QUESTIONS = (
+    "Who are you?",
+    "Hello! Do you have a name?",
+    "What is the capital of France?",
+    "What is the opposite of hot?",
+    "What is 7 + 5?",
+)
+
+
+def _questions() -> Task:
+    return Task(name="questions", rows=[{"prompt": question} for question in QUESTIONS], max_new_tokens=60)
+
+
+def _battery() -> Task:
+    """What the model knew before: facts of pretraining that no chat data mentions."""
+    from posttrain import embedded
+
+    return Task(
+        name="battery", rows=embedded.battery(), graders={"correct": embedded.grade}, max_new_tokens=32
+    )
+
+
+def _identity() -> Task:
+    from posttrain import embedded
+
+    return Task(
+        name="identity",
+        rows=embedded.identity_prompts("test"),
+        graders={
+            "deep_qwen": lambda row, completion: embedded.names(completion) == "Deep Qwen",
+            "qwen": lambda row, completion: embedded.names(completion) == "Qwen",
+            "well_formed": lambda row, completion: embedded.well_formed(completion),
+        },
+        max_new_tokens=48,
+    )
+
+
+def _arithmetic() -> Task:
+    from posttrain import embedded
+
+    rows = embedded.arithmetic("test", 200)
+    return Task(name="arithmetic", rows=rows, graders={"correct": embedded.grade}, max_new_tokens=32)
+
+
+def _word_problems() -> Task:
+    """Sampled at temperature 1, as reinforcement learning would: the mean is pass@1."""
+    from posttrain import embedded
+
+    return Task(
+        name="word_problems",
+        rows=embedded.word_problems("test", 200),
+        graders={"correct": embedded.grade},
+        max_new_tokens=80,
+        samples=2,
+        temperature=1.0,
+    )
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "questions": _questions,
+    "battery": _battery,
+    "identity": _identity,
+    "arithmetic": _arithmetic,
+    "word_problems": _word_problems,
+}
+
+
+def named_tasks(names: Sequence[str]) -> list[Task]:
+    """The tasks of these names. Raises ConfigError naming the unknown one and all known ones."""
+    for name in names:
+        if name not in TASKS:
+            raise ConfigError(f"unknown task {name!r}{nearest(name, TASKS)}; known tasks: {', '.join(TASKS)}")
+    if not names:
+        raise ConfigError(f"tasks is empty: name at least one of {', '.join(TASKS)}")
+    return [TASKS[name]() for name in names]
+
+
+def evaluate_stage(
+    *,
+    model: str,
+    tasks: Sequence[str],
+    directory: str | Path,
+    seed: int = 0,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The scores {task: {grader: {estimate, low, high, n}}}, also written to `scores.json` in the directory.
+
+    Beside it lies one JSONL of records per task. `progress` is told the task, the samples done and their number.
+    """
+    from posttrain.models.loading import load_model_and_tokenizer
+
+    chosen = named_tasks(tasks)  # a wrong name is found before the model loads
+    directory = Path(directory)
+    loaded, tokenizer = load_model_and_tokenizer(model, trust_remote_code=trust_remote_code)
+    scores: dict[str, Any] = {}
+    for task in chosen:
+        result: Result = evaluate(
+            loaded,
+            tokenizer,
+            task,
+            seed=seed,
+            batch_size=batch_size,
+            progress=None if progress is None else _named(progress, task.name),
+            records_path=directory / f"{task.name}.jsonl",
+        )
+        scores[task.name] = {name: asdict(interval) for name, interval in result.scores.items()}
+    (directory / SCORES).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    return scores
+
+
+def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)

@@ -1,0 +1,29 @@
+"""The first stage of the demo: the model that ships with the package, and its data as files one can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_world(
+    directory: str | Path, *, model: str | None = None, seed: int = 0, chat_rows: int = 3000
+) -> dict[str, str]:
+    """The stage's outputs: `model` (the embedded one, or the path or name given) and `data`, a directory.
+
+    The directory gets `chat.jsonl` (conversations for SFT, drawn with the seed) and `identity_prompts.jsonl`
+    (questions for preference pairs; none of them is a test question).
+    """
+    from posttrain import embedded
+
+    directory = Path(directory)
+    _write_rows(directory / "chat.jsonl", embedded.chat_rows(seed=seed, n=chat_rows))
+    _write_rows(directory / "identity_prompts.jsonl", embedded.identity_prompts("train"))
+    return {"model": embedded.model_path() if model is None else model, "data": str(directory)}
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
