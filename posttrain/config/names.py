@@ -1,0 +1,294 @@
+"""The names that TRL, transformers and their tutorials use and this project does not have as fields.
+
+Four literal tables: names that changed, names that can have one value only, names that change nothing here, and names
+that are not supported. A name in none of them is a typing error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    """An old name or a synonym: what it sets, and the sentence that the user is told ("" for a plain synonym)."""
+
+    apply: Callable[[Any], dict[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """A name that has only these values here, and why."""
+
+    values: tuple[Any, ...]
+    reason: str
+
+
+def now(name: str) -> Renamed:
+    """The entry of a field that is called `name` now."""
+    return Renamed(apply=lambda value: {name: value}, note=f"is an old name: it is called {name} now")
+
+
+def synonym(name: str) -> Renamed:
+    """The entry of another current name of the field `name`."""
+    return Renamed(apply=lambda value: {name: value})
+
+
+def gone(why: str) -> Renamed:
+    """The entry of a name that sets nothing any more: accepted, and the user is told why."""
+    return Renamed(apply=lambda value: {}, note=f"has no effect any more: {why}")
+
+
+def _group_by_length(value: Any) -> dict[str, Any]:
+    return {"train_sampling_strategy": "group_by_length"} if value else {}
+
+
+TRAINING_RENAMED: Mapping[str, Renamed] = {
+    "no_cuda": now("use_cpu"),
+    "evaluation_strategy": now("eval_strategy"),
+    "per_gpu_train_batch_size": now("per_device_train_batch_size"),
+    "per_gpu_eval_batch_size": now("per_device_eval_batch_size"),
+    "torch_dtype": now("dtype"),
+    "warmup_ratio": Renamed(
+        apply=lambda value: {"warmup_steps": value},
+        note="is an old name: write warmup_steps, where a number below 1 is a share of all steps",
+    ),
+    "group_by_length": Renamed(
+        apply=_group_by_length, note='is an old name: write train_sampling_strategy="group_by_length"'
+    ),
+    "activation_checkpointing": synonym("gradient_checkpointing"),
+    "activation_checkpointing_kwargs": synonym("gradient_checkpointing_kwargs"),
+    "overwrite_output_dir": gone("a run goes on only when resume_from_checkpoint says so"),
+    "logging_dir": gone("metrics are written to metrics.jsonl in output_dir"),
+    "use_mps_device": gone("the device is chosen; use_cpu=True keeps to the CPU"),
+    "half_precision_backend": gone("bf16 is the only reduced precision"),
+    "fp16_opt_level": gone("bf16 is the only reduced precision"),
+    "fp16_backend": gone("bf16 is the only reduced precision"),
+    "dataset_batch_size": gone("rows are tokenised in batches of a fitting size"),
+    "push_to_hub_model_id": gone("nothing is uploaded"),
+    "push_to_hub_token": gone("nothing is uploaded"),
+}
+
+_OFF_HUB = "nothing is uploaded; save_model() writes an ordinary directory that `hf upload` takes"
+_EVALUATION = "evaluation returns the loss and its metrics, nothing else is collected"
+_COMPILE = "compiling the training step gained nothing worth its start-up time here"
+_LIGER = "logits are computed at trained positions only, without a patched model"
+
+TRAINING_FIXED: Mapping[str, Fixed] = {
+    "fp16": Fixed(
+        values=(False,), reason="float16 needs loss scaling and overflows; set bf16=True or leave it unset"
+    ),
+    "fp16_full_eval": Fixed(values=(False,), reason="evaluation runs in the precision of training"),
+    "bf16_full_eval": Fixed(
+        values=(False,), reason="evaluation runs in the precision of training; see dtype"
+    ),
+    "tf32": Fixed(
+        values=(None, False), reason="float32 products are computed in float32; set bf16=True for speed"
+    ),
+    "optim_args": Fixed(values=(None, ""), reason="the optimisers offered take none"),
+    "optim_target_modules": Fixed(
+        values=(None,), reason="it belongs to GaLore and APOLLO, which are not offered"
+    ),
+    "average_tokens_across_devices": Fixed(
+        values=(True,), reason="a step is always divided by the trained tokens of all processes"
+    ),
+    "label_smoothing_factor": Fixed(
+        values=(0, 0.0), reason="the loss is the plain likelihood of the trained tokens"
+    ),
+    "torch_compile": Fixed(values=(False,), reason=_COMPILE),
+    "torch_compile_backend": Fixed(values=(None,), reason=_COMPILE),
+    "torch_compile_mode": Fixed(values=(None,), reason=_COMPILE),
+    "use_liger_kernel": Fixed(values=(False,), reason=_LIGER),
+    "liger_kernel_config": Fixed(values=(None,), reason=_LIGER),
+    "use_cache": Fixed(values=(False,), reason="a key-value cache is of no use in training"),
+    "neftune_noise_alpha": Fixed(values=(None, 0, 0.0), reason="noise on the embeddings is not offered"),
+    "auto_find_batch_size": Fixed(
+        values=(False,),
+        reason="the batch size is mathematics and is kept; max_tokens_per_pass is what fits in memory",
+    ),
+    "logging_nan_inf_filter": Fixed(
+        values=(False,), reason="a loss that is not finite is shown, never replaced"
+    ),
+    "eval_delay": Fixed(values=(0, 0.0, None), reason="evaluation starts with the first eval_steps"),
+    "eval_accumulation_steps": Fixed(values=(None,), reason=_EVALUATION),
+    "prediction_loss_only": Fixed(values=(False, True), reason=_EVALUATION),
+    "include_for_metrics": Fixed(values=(None, []), reason=_EVALUATION),
+    "batch_eval_metrics": Fixed(values=(False,), reason=_EVALUATION),
+    "include_num_input_tokens_seen": Fixed(
+        values=(False, "no"), reason="tokens are counted in every log line anyway"
+    ),
+    "save_on_each_node": Fixed(values=(False,), reason="the first process saves"),
+    "save_safetensors": Fixed(values=(True,), reason="weights are saved as safetensors only"),
+    "push_to_hub": Fixed(values=(False,), reason=_OFF_HUB),
+    "load_best_model_at_end": Fixed(
+        values=(False,), reason="choose a checkpoint after the run; all are kept"
+    ),
+    "metric_for_best_model": Fixed(values=(None,), reason="choose a checkpoint after the run"),
+    "greater_is_better": Fixed(values=(None,), reason="choose a checkpoint after the run"),
+    "ignore_data_skip": Fixed(values=(False,), reason="a resumed run goes on with the next unseen row"),
+    "full_determinism": Fixed(
+        values=(False,), reason="set torch's deterministic mode before the run if you need it"
+    ),
+    "dataloader_num_workers": Fixed(
+        values=(0,), reason="rows are tokenised once before training, so workers would have nothing to do"
+    ),
+    "deepspeed": Fixed(
+        values=(None, ""), reason="start several processes with torchrun; DeepSpeed is not supported"
+    ),
+    "fsdp": Fixed(
+        values=(None, "", False, []), reason="several processes train with DDP; sharding is not offered yet"
+    ),
+    "fsdp_config": Fixed(
+        values=(None,), reason="several processes train with DDP; sharding is not offered yet"
+    ),
+    "debug": Fixed(values=("", None, []), reason="transformers' debug modes are not offered"),
+    "activation_offloading": Fixed(values=(False,), reason="set gradient_checkpointing=True to save memory"),
+    "router_aux_loss_coef": Fixed(
+        values=(None, 0, 0.0), reason="no balancing loss is added for mixtures of experts"
+    ),
+    "do_predict": Fixed(values=(False,), reason="call posttrain evaluate"),
+}
+
+_DDP = "it tunes transformers' data loading or DDP, which this engine sets itself"
+
+# "" stands for names that are the case here anyway: accepted without a word.
+TRAINING_NO_EFFECT: Mapping[str, str] = {
+    "do_train": "",
+    "do_eval": "",
+    "padding_free": "",
+    "skip_memory_metrics": "",
+    "dataset_num_proc": "rows are tokenised in batches by one process, which is fast enough",
+    "dataloader_pin_memory": "batches are built where they are used",
+    "dataloader_persistent_workers": "there are no data loader workers",
+    "dataloader_prefetch_factor": "there are no data loader workers",
+    "dataloader_in_order": "there are no data loader workers",
+    "pad_to_multiple_of": "batches are not padded",
+    "torch_empty_cache_steps": "memory is bounded by max_tokens_per_pass",
+    "length_column_name": "lengths are counted from the tokens",
+    "ddp_find_unused_parameters": _DDP,
+    "ddp_bucket_cap_mb": _DDP,
+    "ddp_broadcast_buffers": _DDP,
+    "ddp_timeout": _DDP,
+    "accelerator_config": _DDP,
+    "log_level": "set it with Python's logging",
+    "log_level_replica": "set it with Python's logging",
+    "log_on_each_node": "the first process logs",
+}
+
+TRAINING_UNSUPPORTED: Mapping[str, str] = {
+    "hub_model_id": _OFF_HUB,
+    "hub_token": _OFF_HUB,
+    "hub_strategy": _OFF_HUB,
+    "hub_private_repo": _OFF_HUB,
+    "hub_revision": _OFF_HUB,
+    "hub_always_push": _OFF_HUB,
+    "label_names": "the trained tokens are found from the columns of the data",
+    "ddp_backend": "it is chosen: nccl on GPUs, gloo on CPUs",
+    "ddp_static_graph": "leave it out",
+    "parallelism_config": "several processes train with DDP only; leave it out",
+    "enable_jit_checkpoint": "Ctrl-C or SIGINT saves a checkpoint; leave it out",
+    "restore_callback_states_from_checkpoint": "leave it out",
+    "eval_do_concat_batches": "leave it out: " + _EVALUATION,
+    "eval_use_gather_object": "leave it out: " + _EVALUATION,
+    "dataloader_multiprocessing_context": "leave it out: there are no data loader workers",
+    "project": "only metrics.jsonl is written; leave it out",
+    "trackio_space_id": "only metrics.jsonl is written; leave it out",
+    "local_rank": "torchrun sets it in the environment; leave it out",
+    "model_adapter_name": "load the adapter with peft and pass the model object",
+    "ref_adapter_name": "load the reference with peft and pass it as ref_model",
+    "max_seq_len": "write max_length",
+    "attn_implementation": "attention is chosen by the forest engine; leave it out",
+}
+
+SFT_RENAMED: Mapping[str, Renamed] = {
+    **TRAINING_RENAMED,
+    "max_seq_length": now("max_length"),
+    "num_of_sequences": gone(
+        "it belonged to packing; batches here are laid end to end without padding anyway"
+    ),
+    "chars_per_token": gone(
+        "it belonged to packing; batches here are laid end to end without padding anyway"
+    ),
+}
+
+_PACKING = (
+    "batches are always laid end to end without padding, which is what packing gains; rows are never mixed"
+)
+
+SFT_FIXED: Mapping[str, Fixed] = {
+    **TRAINING_FIXED,
+    "packing": Fixed(values=(False,), reason=_PACKING),
+    "eval_packing": Fixed(values=(None, False), reason=_PACKING),
+    "dataset_kwargs": Fixed(
+        values=(None, {}, {"skip_prepare_dataset": False}, {"add_special_tokens": False}),
+        reason="rows are always prepared by the trainer; pass them as text, messages or prompt and completion",
+    ),
+}
+
+SFT_NO_EFFECT: Mapping[str, str] = {**TRAINING_NO_EFFECT, "packing_strategy": _PACKING}
+
+SFT_UNSUPPORTED: Mapping[str, str] = {
+    **TRAINING_UNSUPPORTED,
+    "max_prompt_length": "it belongs to preference training; write max_length",
+    "beta": "it belongs to DPOConfig",
+    "formatting_func": "map the dataset to a text column first",
+}
+
+_CUT = "prompt and completion are cut together, by max_length"
+
+DPO_RENAMED: Mapping[str, Renamed] = {
+    **TRAINING_RENAMED,
+    "max_seq_length": now("max_length"),
+    "max_prompt_length": gone(f"{_CUT}, as in TRL since 1.0"),
+    "max_completion_length": gone(f"{_CUT}, as in TRL since 1.0"),
+    "max_target_length": gone(f"{_CUT}, as in TRL since 1.0"),
+    "label_pad_token_id": gone("batches are not padded"),
+    "padding_value": gone("batches are not padded"),
+    "padding_side": gone("batches are not padded"),
+}
+
+DPO_FIXED: Mapping[str, Fixed] = {
+    **TRAINING_FIXED,
+    "generate_during_eval": Fixed(
+        values=(False,), reason="generate afterwards with test_model_with_questions"
+    ),
+    "is_encoder_decoder": Fixed(values=(None, False), reason="only causal language models are trained"),
+    "reference_free": Fixed(values=(False,), reason="the loss compares with a reference model"),
+    "rpo_alpha": Fixed(
+        values=(None,),
+        reason='write loss_type=["sigmoid", "sft"] and loss_weights=[1.0, alpha], which is the same',
+    ),
+    "use_weighting": Fixed(values=(False,), reason="WPO's weights are not offered yet; leave it out"),
+    "use_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
+    "use_num_logits_to_keep": Fixed(
+        values=(True, False), reason="logits are computed at trained positions only"
+    ),
+    "ld_alpha": Fixed(values=(None, 1, 1.0), reason="LD-DPO's weight of the longer part is not offered yet"),
+    "f_divergence_type": Fixed(values=("reverse_kl",), reason="other divergences are not offered yet"),
+    "f_alpha_divergence_coef": Fixed(values=(0.5, 1, 1.0), reason="other divergences are not offered yet"),
+    "sync_ref_model": Fixed(
+        values=(False,), reason="the reference stays fixed, which is DPO; TR-DPO is not offered yet"
+    ),
+    "force_use_ref_model": Fixed(values=(False,), reason="pass ref_model, it is always used"),
+}
+
+DPO_NO_EFFECT: Mapping[str, str] = {
+    **TRAINING_NO_EFFECT,
+    "precompute_ref_log_probs": "",  # always so
+    "precompute_ref_batch_size": "the token budget max_tokens_per_pass decides",
+    "ref_model_mixup_alpha": "it takes effect only with sync_ref_model, which is off",
+    "ref_model_sync_steps": "it takes effect only with sync_ref_model, which is off",
+    "discopop_tau": "it takes effect only with the discopop loss, which is not offered",
+}
+
+DPO_UNSUPPORTED: Mapping[str, str] = {
+    **TRAINING_UNSUPPORTED,
+    "ref_model_init_kwargs": "load the reference yourself and pass it as ref_model",
+    "dataset_text_field": "it belongs to SFT; preference rows have the columns prompt, chosen and rejected",
+    "packing": "it belongs to SFT; leave it out",
+    "completion_only_loss": "it belongs to SFT: preference training scores completions only",
+    "assistant_only_loss": "it belongs to SFT: preference training scores completions only",
+}

@@ -1,0 +1,69 @@
+"""`SFTConfig`: supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from posttrain.config import names
+from posttrain.config.base import option
+from posttrain.config.names import Renamed
+from posttrain.config.training import TrainingConfig
+
+_ROWS = "Rows"
+
+
+class SFTConfig(TrainingConfig):
+    """The fields of supervised fine-tuning, with TRL's names and defaults.
+
+    Deviation: `assistant_only_loss` unset trains assistant turns of conversations; TRL's default, all tokens, is an
+    explicit False.
+    """
+
+    renamed: ClassVar = {
+        **names.SFT_RENAMED,
+        "dataset_max_length": Renamed(apply=lambda v: {"max_length": v}, note="is an old name of max_length"),
+    }
+    fixed: ClassVar = names.SFT_FIXED
+    no_effect: ClassVar = names.SFT_NO_EFFECT
+    unsupported: ClassVar = names.SFT_UNSUPPORTED
+    unsupported_values: ClassVar = {
+        **TrainingConfig.unsupported_values,
+        "loss_type": {
+            "dft": "dynamic fine-tuning is not offered yet; use nll",
+            "chunked_nll": "nll computes the same without a full logit table; use nll",
+        },
+    }
+
+    learning_rate: float = option(2e-5, "Peak learning rate.", group="The step", ge=0)
+    max_length: int | None = option(1024, "Tokens a row is cut to; none = no limit.", group=_ROWS, ge=2)
+    truncation_mode: Literal["keep_start", "keep_end"] = option(
+        "keep_start", "Which end of a row that is too long stays.", group=_ROWS
+    )
+    dataset_text_field: str = option("text", "Column of plain text.", group=_ROWS)
+    completion_only_loss: bool | None = option(
+        None,
+        "Train completions only; none = yes for prompt and completion. False trains prompts too.",
+        group=_ROWS,
+    )
+    assistant_only_loss: bool | None = option(
+        None,
+        "Train assistant turns only; none = yes for messages. False trains everything, as TRL does.",
+        group=_ROWS,
+    )
+    chat_template_path: str | None = option(
+        None, "A Jinja file or a tokenizer's directory whose chat template is used.", group=_ROWS
+    )
+    eos_token: str | None = option(None, "End of a sequence; none = the tokenizer's.", group=_ROWS)
+    pad_token: str | None = option(None, "Padding for generation; none = the tokenizer's.", group=_ROWS)
+    shuffle_dataset: bool = option(False, "Shuffle the rows once before training.", group=_ROWS)
+    loss_type: Literal["nll"] = option("nll", "Negative log-likelihood.", group="The step")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.completion_only_loss is True and self.assistant_only_loss is False:
+            yield (
+                "completion_only_loss",
+                "completion_only_loss=True trains completions only, assistant_only_loss=False trains everything; "
+                "leave one unset",
+            )
