@@ -25,22 +25,23 @@ CHATML = (
 
 PLAIN = (
     _NO_TOOLS + "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ 'Assistant: ' + (message['content'] or '') + eos_token + '\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ 'Assistant: ' + (message['content'] or '') + eos_token + '\n' }}"
     "{% else %}{{ message['role'] | capitalize + ': ' + (message['content'] or '') + '\n' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""For any other tokenizer. An answer stops at its end-of-text token; the space after the colon belongs to the answer,
-because most vocabularies write a word and the space before it as one token."""
+"""For any other tokenizer. An answer stops at its end-of-text token; the space after the colon belongs to
+the answer, because most vocabularies write a word and the space before it as one token."""
 
 _PROBE = "zxqj"  # content that no template contains, to find the place where a template puts an answer
 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template for a tokenizer without one: ChatML if it has ChatML's tokens, else a plain one ending in eos."""
+    """The template for a tokenizer without one: ChatML if it has the tokens, else a plain one ending in eos."""
     vocabulary = tokenizer.get_vocab()
     template = CHATML if {"<|im_start|>", "<|im_end|>"} <= vocabulary.keys() else PLAIN
-    # Templates are tokenised without adding special tokens, so a model that expects a bos must get it from here.
+    # A rendered template is tokenised without adding special tokens: a model that expects a bos gets it here.
     starts = tokenizer("a").input_ids[:1]
     has_bos = tokenizer.bos_token_id is not None and starts == [tokenizer.bos_token_id]
     return "{{ bos_token }}" + template if has_bos else template
@@ -51,8 +52,9 @@ def render(
 ) -> str:
     """The conversation as text, by the tokenizer's template or the default one, with thinking switched off.
 
-    A template that does not know `enable_thinking` ignores it; one that refuses it is asked again without. Raises
-    ModelError with the template's own words where it refuses the conversation (Gemma refuses system messages).
+    A template that does not know `enable_thinking` ignores it; one that refuses it is asked again without.
+    Raises ModelError with the template's own words where it refuses the conversation, as some do with system
+    messages.
     """
     options: dict[str, Any] = {
         "chat_template": tokenizer.chat_template or default_template(tokenizer),
@@ -68,17 +70,17 @@ def render(
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         roles = [message.get("role") for message in messages]
         raise ModelError(
-            f"the tokenizer's chat template refuses a conversation with the roles {roles}: {error}. Each message needs"
-            " 'role' and 'content'; if the template does not allow one of the roles (some allow no system message),"
-            " leave it out or put its text into the first user message."
+            f"the tokenizer's chat template refuses a conversation with the roles {roles}: {error}."
+            " Each message needs 'role' and 'content'; if the template does not allow one of the roles (some allow"
+            " no system message), leave it out or put its text into the first user message."
         ) from error
 
 
 def generation_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
     """The text after which the model answers this conversation.
 
-    That is the template's rendering with its generation prompt. A template without one, such as the tutorial's, is
-    completed with what it would put before an answer ("Assistant:"), so that the model need not write it itself.
+    That is the template's rendering with its generation prompt. A template without one is completed with what
+    it would put before an answer ("Assistant:"), so that the model need not write it itself.
     """
     text = render(tokenizer, messages, add_generation_prompt=True)
     if text != render(tokenizer, messages, add_generation_prompt=False):
@@ -92,9 +94,9 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dic
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids at which an answer is over: eos, and the token that the chat template puts after an assistant turn.
+    """The ids at which an answer is over: eos, and the token that the chat template puts after an answer.
 
-    The latter is the first special token after an answer's text (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>` ...).
+    The latter is the first special token after the answer's text: `<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`.
     """
     stops = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     turn_end = end_of_turn(tokenizer)

@@ -1,4 +1,8 @@
 import pytest
+from jinja2 import TemplateError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from posttrain.errors import ModelError
 from posttrain.models.chat_templates import (
@@ -28,11 +32,8 @@ def test_chatml_where_the_tokens_are_known(tiny_tokenizer):
     assert tiny_tokenizer.chat_template is None  # rendering does not set it
 
 
-def plain_tokenizer(make_tokenizer, **options):
+def plain_tokenizer(**options):
     """A tokenizer without ChatML's tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -46,8 +47,8 @@ def plain_tokenizer(make_tokenizer, **options):
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", **options)
 
 
-def test_plain_template_ends_in_eos_and_its_prompt_is_a_prefix(make_tokenizer):
-    tokenizer = plain_tokenizer(make_tokenizer)
+def test_plain_template_ends_in_eos_and_its_prompt_is_a_prefix():
+    tokenizer = plain_tokenizer()
     text = render(
         tokenizer, [{"role": "system", "content": "Be kind."}, *ANSWERED], add_generation_prompt=False
     )
@@ -60,10 +61,8 @@ def test_plain_template_ends_in_eos_and_its_prompt_is_a_prefix(make_tokenizer):
     assert stop_tokens(tokenizer) == [tokenizer.eos_token_id]
 
 
-def test_default_template_starts_with_bos_only_where_the_tokenizer_adds_one(make_tokenizer):
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = plain_tokenizer(make_tokenizer, bos_token="<s>")
+def test_default_template_starts_with_bos_only_where_the_tokenizer_adds_one():
+    tokenizer = plain_tokenizer(bos_token="<s>")
     assert not default_template(tokenizer).startswith("{{ bos_token }}")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
@@ -129,13 +128,11 @@ def test_thinking_is_switched_off(tiny_tokenizer):
 
 def test_a_refused_conversation_says_what_the_template_said(tiny_tokenizer):
     tiny_tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(ModelError, match="System role not supported.*leave it out"):
+    with pytest.raises(ModelError, match=r"System role not supported.*leave it out"):
         render(tiny_tokenizer, USER, add_generation_prompt=True)
 
 
 def test_default_template_refuses_tools(tiny_tokenizer):
-    from jinja2 import TemplateError
-
     with pytest.raises(TemplateError, match="cannot show tools"):
         tiny_tokenizer.apply_chat_template(
             USER,
