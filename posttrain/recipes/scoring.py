@@ -103,7 +103,7 @@ def evaluate_stage(
 ) -> dict[str, Any]:
     """The scores {task: {grader: {estimate, low, high, n}}}, also written to `scores.json` in the directory.
 
-    Beside it lies one JSONL of records per task. `progress` is told the task, the samples done and their number.
+    Beside it lies one JSONL of records per task. `progress` is told the task, the samples done and how many.
     """
     from posttrain.models.loading import load_model_and_tokenizer
 
