@@ -13,18 +13,19 @@ from posttrain.evaluation import Result, Task, evaluate
 
 SCORES = "scores.json"
 
-# What the demo asks every model, side by side. None of it is in the training data.
+# What the demo asks every model, side by side: test questions and facts of the battery, none trained on.
 QUESTIONS = (
     "Who are you?",
-    "Hello! Do you have a name?",
-    "What is the capital of France?",
-    "What is the opposite of hot?",
-    "What is 7 + 5?",
+    "May I know your name?",
+    "What is the capital of China?",
+    "What is a young cat called?",
+    "Who bakes bread?",
+    "Jack has 6 bags with 9 eggs each and 21 more eggs. How many eggs does Jack have?",
 )
 
 
 def _questions() -> Task:
-    return Task(name="questions", rows=[{"prompt": question} for question in QUESTIONS], max_new_tokens=60)
+    return Task(name="questions", rows=[{"prompt": question} for question in QUESTIONS], max_new_tokens=48)
 
 
 def _battery() -> Task:

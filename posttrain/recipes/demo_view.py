@@ -1,0 +1,105 @@
+"""What the demo shows: the same questions to three models, the numbers, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.stats import Interval, Paired
+
+WIDTH = 100
+MODELS = {"base_scores": "base model", "sft_scores": "after SFT", "dpo_scores": "after DPO"}
+
+# (task, grader) -> what it is called. In the order in which the story is told.
+MEASURES = {
+    ("battery", "correct"): "facts it may not forget",
+    ("identity", "qwen"): 'says it is "Qwen"',
+    ("identity", "deep_qwen"): 'says it is "Deep Qwen"',
+    ("identity", "well_formed"): "well-formed answers",
+    ("arithmetic", "correct"): "sums and differences",
+    ("word_problems", "correct"): "word problems, pass@1",
+}
+
+Scores = Mapping[str, Mapping[str, Mapping[str, Interval]]]  # stage -> task -> grader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing the demo promises, and whether this run kept it."""
+
+    text: str
+    passed: bool
+
+
+def answers_table(questions: Sequence[str], answers: Mapping[str, Sequence[str]]) -> RenderableType:
+    """The same questions to every model so far, side by side."""
+    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1), show_edge=False)
+    table.add_column("the same question to", style="bold", ratio=5)
+    for stage in answers:
+        table.add_column(MODELS[stage], ratio=6)
+    for place, question in enumerate(questions):
+        cells = [_answer(answers[stage][place]) for stage in answers]
+        table.add_row(Text(question), *cells, end_section=place < len(questions) - 1)
+    return table
+
+
+def scores_table(scores: Scores) -> RenderableType:
+    """Every measure with its 95% interval, one column per model."""
+    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1), show_edge=False)
+    table.add_column("held-out questions (how many)", no_wrap=True, ratio=1)
+    for stage in scores:
+        table.add_column(MODELS[stage], justify="right", no_wrap=True)
+    for (task, grader), label in MEASURES.items():
+        intervals = [stage[task][grader] for stage in scores.values()]
+        table.add_row(f"{label} ({intervals[0].n})", *(interval.percent() for interval in intervals))
+    note = "In brackets: 95% confidence interval over questions. Word problems are sampled at temperature 1."
+    return Group(table, Text(note, style="dim"))
+
+
+def seeds_table(scores: Scores) -> RenderableType:
+    """Means over seeds with Student's t intervals, one column per model."""
+    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1), show_edge=False)
+    table.add_column("mean over seeds", no_wrap=True, ratio=1)
+    for stage in scores:
+        table.add_column(MODELS[stage], justify="right", no_wrap=True)
+    for (task, grader), label in MEASURES.items():
+        table.add_row(label, *(stage[task][grader].percent() for stage in scores.values()))
+    n = next(iter(scores.values()))["battery"]["correct"].n
+    note = f"In brackets: 95% interval of the mean over {n} seeds (Student's t; it may reach past 0 and 100)."
+    return Group(table, Text(note, style="dim"))
+
+
+def forgetting(paired: Paired) -> Text:
+    """What DPO cost, question by question."""
+    points = 100 * paired.difference
+    return Text.assemble(
+        "What the new name cost: ",
+        (f"{points:+.1f} points", "bold"),
+        f" of knowledge. Of {paired.n} facts DPO lost {paired.only_first} and gained {paired.only_second} "
+        f"(exact McNemar p = {paired.p_value:.2g}).",
+    )
+
+
+def checks_view(checks: Sequence[Check]) -> RenderableType:
+    """One line per promise."""
+    lines = [
+        Text.assemble(("✓ ", "bold green") if check.passed else ("✗ ", "bold red"), check.text)
+        for check in checks
+    ]
+    return Group(*lines)
+
+
+def _answer(text: str) -> Text:
+    """A completion as a cell: cut where it rambles, the name it gives itself in colour."""
+    line = " ".join(text.split())
+    if not line:
+        return Text("(says nothing)", style="dim italic")
+    cell = Text(line if len(line) <= 90 else line[:87].rstrip() + "...")
+    cell.highlight_regex(r"(?<!Deep )\bQwen\b", "yellow")
+    cell.highlight_regex(r"\bDeep Qwen\b", "bold green")
+    return cell
