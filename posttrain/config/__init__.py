@@ -6,10 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from posttrain.config.recipe import Recipe, load_recipe
-
     from posttrain.config.base import Config
     from posttrain.config.dpo import DPOConfig
+    from posttrain.config.recipe import Recipe, load_recipe
     from posttrain.config.sft import SFTConfig
     from posttrain.config.training import TrainingConfig
 

@@ -48,10 +48,15 @@ def parse_value(text: str) -> Any:
 
 
 def read_mapping(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Lines]:
-    """The mapping in a YAML file and the line of each of its keys. Raises ConfigError naming file and line."""
+    """The mapping in a YAML file and the line of each of its keys. Raises ConfigError with file and line."""
+    return parse_mapping(read_text(path), os.fspath(path))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file. Raises ConfigError where there is none, with the nearest name beside it."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         around = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         raise ConfigError(f"no file {str(path)!r}{nearest(path.name, around)}") from None
@@ -59,7 +64,6 @@ def read_mapping(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(f"{str(path)!r} is a directory; name a YAML file") from None
     except (UnicodeDecodeError, PermissionError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
-    return parse_mapping(text, str(path))
 
 
 def parse_mapping(text: str, source: str) -> tuple[dict[str, Any], Lines]:

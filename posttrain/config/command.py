@@ -1,0 +1,166 @@
+"""What a command line or a recipe's stage says beyond a training configuration: which model, which data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from posttrain.config.base import Config, option
+from posttrain.config.dpo import DPOConfig
+from posttrain.config.names import Fixed, now, synonym
+from posttrain.config.sft import SFTConfig
+from posttrain.config.training import TrainingConfig
+
+_WHAT, _LORA = "Model and data", "LoRA"
+_QUANTISED = "quantised weights are not trained here; use_peft=true alone saves most of the memory"
+_LORA_ONLY = "it belongs to another kind of adapter; LoRA is what is offered"
+
+_RENAMED = {
+    "model_name_or_path": synonym("model"),
+    "dataset_name": now("train_dataset"),
+    "dataset": now("train_dataset"),
+}
+_FIXED = {
+    "load_in_8bit": Fixed(values=(False,), reason=_QUANTISED),
+    "load_in_4bit": Fixed(values=(False,), reason=_QUANTISED),
+    "use_dora": Fixed(values=(False,), reason="pass a peft_config from Python for DoRA"),
+    "use_rslora": Fixed(values=(False,), reason="pass a peft_config from Python for rank-stabilised LoRA"),
+    "lora_task_type": Fixed(values=("CAUSAL_LM",), reason=_LORA_ONLY),
+    "lora_modules_to_save": Fixed(values=(None, []), reason="pass a peft_config from Python"),
+    "lora_target_parameters": Fixed(values=(None, []), reason="pass a peft_config from Python"),
+}
+_UNSUPPORTED = {
+    "model_revision": "write model_init_kwargs.revision=...",
+    "dataset_train_split": "pass a file of the split you want",
+    "dataset_test_split": "pass a file as eval_dataset",
+    "dataset_config": "pass a file",
+    "dataset_streaming": "rows are read once; leave it out",
+}
+
+
+class CommandFields(Config):
+    """The model, the data and the adapter of a training command."""
+
+    model: str = option(..., "Directory or name of the model to train.", group=_WHAT)
+    train_dataset: str = option(
+        ..., "File (.jsonl, .json, .parquet, .csv) or saved dataset to train on.", group=_WHAT
+    )
+    eval_dataset: str | None = option(None, "The same to evaluate on.", group=_WHAT)
+    use_peft: bool = option(False, "Train a LoRA adapter instead of all weights.", group=_LORA)
+    lora_r: int = option(16, "Rank of the adapter.", group=_LORA, ge=1)
+    lora_alpha: int = option(32, "Scale of the adapter; alpha / r multiplies it.", group=_LORA, ge=1)
+    lora_dropout: float = option(0.05, "Dropout before the adapter.", group=_LORA, ge=0, lt=1)
+    lora_target_modules: list[str] | Literal["all-linear"] = option(
+        "all-linear", "Names of the layers that get an adapter.", group=_LORA
+    )
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def _one_module(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "all-linear" else value
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        for name in ("model", "train_dataset"):
+            if not getattr(self, name).strip():
+                yield name, f"{name} is empty; {type(self).model_fields[name].description}"
+        if not self.use_peft:
+            for name in sorted(self.model_fields_set):
+                if name.startswith("lora_"):
+                    yield name, f"{name} has an effect only together with use_peft=true"
+        strategy = getattr(self, "eval_strategy", "no")
+        if self.eval_dataset is None and (strategy != "no" or getattr(self, "eval_on_start", False)):
+            yield "eval_strategy", f"eval_strategy={strategy!r} needs an eval_dataset"
+        if self.eval_dataset is not None and strategy == "no" and not getattr(self, "eval_on_start", False):
+            yield (
+                "eval_dataset",
+                "eval_dataset is never used with eval_strategy='no'; write eval_strategy=epoch or steps",
+            )
+
+    def peft_settings(self) -> dict[str, Any] | None:
+        """Arguments of peft's LoraConfig, or None for full fine-tuning."""
+        if not self.use_peft:
+            return None
+        return {
+            "r": self.lora_r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+            "target_modules": self.lora_target_modules,
+            "task_type": "CAUSAL_LM",
+        }
+
+
+class SFTCommand(CommandFields, SFTConfig):
+    """`posttrain sft` and the method sft of a recipe."""
+
+    renamed: ClassVar = SFTConfig.renamed | _RENAMED
+    fixed: ClassVar = SFTConfig.fixed | _FIXED
+    unsupported: ClassVar = SFTConfig.unsupported | _UNSUPPORTED
+
+    def training(self) -> SFTConfig:
+        """The fields that the trainer is given."""
+        return SFTConfig(**_shared(self, SFTConfig))
+
+
+class DPOCommand(CommandFields, DPOConfig):
+    """`posttrain dpo` and the method dpo of a recipe."""
+
+    renamed: ClassVar = DPOConfig.renamed | _RENAMED
+    fixed: ClassVar = DPOConfig.fixed | _FIXED
+    unsupported: ClassVar = DPOConfig.unsupported | _UNSUPPORTED
+
+    ref_model: str | None = option(
+        None, "Directory or name of the reference; none = the model itself, before training.", group=_WHAT
+    )
+
+    def training(self) -> DPOConfig:
+        """The fields that the trainer is given."""
+        return DPOConfig(**_shared(self, DPOConfig))
+
+
+class EmbeddedStage(Config):
+    """The method embedded of a recipe: the model that ships with the package, and its data as files."""
+
+    model: str | None = option(None, "A model to use instead of the embedded one.", group=_WHAT)
+    chat_rows: int = option(3000, "Conversations to write for SFT.", group=_WHAT, ge=1)
+    seed: int = option(0, "Seed that draws them.", group=_WHAT, ge=0)
+
+
+class PairsCorrectStage(Config):
+    """The method pairs_correct of a recipe: preference pairs from the model's own answers, corrected by rules."""
+
+    model: str = option(..., "Directory or name of the model that answers.", group=_WHAT)
+    prompts: str = option(..., "File with a column prompt.", group=_WHAT)
+    rules: dict[str, str] = option(..., "What is replaced by what in an answer.", group=_WHAT, min_length=1)
+    system_message: str | None = option(None, "A system message before each prompt.", group=_WHAT)
+    max_new_tokens: int = option(128, "Tokens of an answer at most.", group=_WHAT, ge=1)
+    batch_size: int = option(64, "Answers generated at once.", group=_WHAT, ge=1)
+    do_sample: bool = option(False, "Sample instead of taking the likeliest token.", group=_WHAT)
+    temperature: float = option(1.0, "Temperature of sampling.", group=_WHAT, gt=0)
+    seed: int = option(0, "Seed of sampling.", group=_WHAT, ge=0)
+    trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_WHAT)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if "temperature" in self.model_fields_set and not self.do_sample:
+            yield "temperature", "temperature has an effect only together with do_sample=true"
+
+
+class EvaluateStage(Config):
+    """The method evaluate of a recipe: named tasks, every answer recorded, scores with intervals."""
+
+    model: str = option(..., "Directory or name of the model to measure.", group=_WHAT)
+    tasks: list[str] = option(..., "Names of the tasks.", group=_WHAT, min_length=1)
+    seed: int = option(0, "Seed where a task samples.", group=_WHAT, ge=0)
+    batch_size: int = option(64, "Answers generated at once.", group=_WHAT, ge=1)
+    trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_WHAT)
+
+
+def _shared(command: Config, target: type[TrainingConfig]) -> dict[str, Any]:
+    return {
+        name: getattr(command, name)
+        for name in target.model_fields
+        if name in command.model_fields_set and name in command.__dict__
+    }

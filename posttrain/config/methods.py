@@ -1,0 +1,33 @@
+"""The methods a recipe's stage can have: their fields and what they leave behind. One literal table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from posttrain.config.base import Config
+from posttrain.config.command import DPOCommand, EmbeddedStage, EvaluateStage, PairsCorrectStage, SFTCommand
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodShape:
+    """A method's fields, which of them name files or models it reads, and the names of its outputs."""
+
+    fields: type[Config]
+    reads: tuple[str, ...]
+    outputs: tuple[str, ...]  # what ${stage.NAME} can name
+
+
+METHODS: Mapping[str, MethodShape] = {
+    "embedded": MethodShape(fields=EmbeddedStage, reads=("model",), outputs=("model", "data")),
+    "sft": MethodShape(
+        fields=SFTCommand,
+        reads=("model", "train_dataset", "eval_dataset", "chat_template_path"),
+        outputs=("model",),
+    ),
+    "dpo": MethodShape(
+        fields=DPOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset"), outputs=("model",)
+    ),
+    "pairs_correct": MethodShape(fields=PairsCorrectStage, reads=("model", "prompts"), outputs=("data",)),
+    "evaluate": MethodShape(fields=EvaluateStage, reads=("model",), outputs=("scores",)),
+}
