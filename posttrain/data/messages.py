@@ -1,0 +1,145 @@
+"""Conversations as a list of {"role", "content"} messages, whatever shape they were written in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from posttrain.errors import DataError, nearest
+
+Message = dict[str, Any]
+
+ROLES = {
+    "system": "system", "developer": "developer",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    "tool": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool", "function": "tool",
+    "function_call": "function_call", "tool_call": "function_call",
+}  # fmt: skip
+
+
+def read_messages(value: Any, column: str) -> list[Message]:
+    """The messages of a conversation: role/content or from/value dicts, a single one, or either as JSON text.
+
+    Roles become system, user, assistant or tool; a ShareGPT `function_call` becomes an assistant message with
+    `tool_calls`; content given as parts becomes text and `reasoning_content`. Other keys are kept for the template.
+    Raises DataError without the row's place, which the caller knows.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):  # a CSV cell
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{column!r} looks like JSON but is not: {error}.") from None
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise DataError(
+            f"{column!r} must be a list of messages such as "
+            f'[{{"role": "user", "content": "..."}}], got {type(value).__name__} {str(value)[:40]!r}.'
+        )
+    return [_message(message, f"{column}[{index}]") for index, message in enumerate(value)]
+
+
+def _message(value: Any, place: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise DataError(f'{place} must be {{"role": ..., "content": ...}}, got {type(value).__name__} {str(value)[:40]!r}.')
+    message = {key: item for key, item in value.items() if item is not None}  # datasets fills absent keys with None
+    role_key, content_key = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    if role_key not in message:
+        found = ", ".join(map(str, value)) or "none"
+        raise DataError(f"{place} has no 'role' (its keys: {found}). A message needs 'role' and 'content'.")
+    role = message.pop(role_key)
+    if content_key not in message and content_key == "content" and "value" in message:
+        content_key = "value"
+    content = message.pop(content_key, None)
+    known = ROLES.get(role.lower()) if isinstance(role, str) else None
+    if known is None:
+        raise DataError(
+            f"{place} has the {role_key} {role!r}; allowed are {', '.join(ROLES)}{nearest(str(role).lower(), ROLES)}"
+        )
+    if known == "function_call":
+        return {"role": "assistant", **_function_call(content), **message}
+    if isinstance(content, list | tuple):
+        return {"role": known, **_parts(content, place), **message}
+    if content is None and (message.get("tool_calls") or message.get("reasoning_content")):
+        content = ""
+    if not isinstance(content, str):
+        got = "no" if content is None else f"a {type(content).__name__} as"
+        raise DataError(f"{place} ({role}) has {got} {content_key!r}; it must be a string.")
+    return {"role": known, "content": content, **message}
+
+
+def _function_call(content: Any) -> dict[str, Any]:
+    """The `content` and `tool_calls` of a ShareGPT function call; text that is not a call stays text."""
+    try:
+        calls = json.loads(content) if isinstance(content, str) else content
+    except json.JSONDecodeError:
+        return {"content": content}
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        return {"content": content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)}
+    return {"content": "", "tool_calls": [{"type": "function", "function": dict(call)} for call in calls]}
+
+
+def _parts(parts: Any, place: str) -> dict[str, Any]:
+    """The message fields of a content given as typed parts. Only text can be trained on here."""
+    fields: dict[str, Any] = {"content": ""}
+    for index, part in enumerate(parts):
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        text = part.get("text", part.get("value")) if isinstance(part, Mapping) else None
+        if kind not in ("text", "reasoning", "tool_call"):
+            raise DataError(f"{place}.content[{index}] is of type {kind!r}; only text conversations can be trained on.")
+        if not isinstance(text, str):
+            raise DataError(f"{place}.content[{index}] has no text.")
+        if kind == "text":
+            fields["content"] += text
+        elif kind == "reasoning":
+            fields["reasoning_content"] = fields.get("reasoning_content", "") + text
+        else:
+            call = _function_call(text)
+            fields["content"] += call["content"]
+            fields["tool_calls"] = fields.get("tool_calls", []) + call.get("tool_calls", [])
+    return {key: item for key, item in fields.items() if item or key == "content"}
+
+
+def read_tools(value: Any) -> list[Any] | None:
+    """The tools of a row, from a list or its JSON text, each as {"type": "function", "function": {...}}."""
+    if value is None or value in ("", []):
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise DataError(f"'tools' is not valid JSON: {error}. It must be a list of tool descriptions.") from None
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        raise DataError(f"'tools' must be a list of tool descriptions, got {type(value).__name__} {str(value)[:40]!r}.")
+    bare = [isinstance(tool, Mapping) and "name" in tool and "function" not in tool for tool in value]
+    return [{"type": "function", "function": tool} if lone else tool for tool, lone in zip(value, bare)] or None
+
+
+def is_empty(message: Message) -> bool:
+    """Whether there is nothing in the message for a model to say."""
+    return not (str(message["content"]).strip() or message.get("tool_calls") or message.get("reasoning_content"))
+
+
+def shown_messages(messages: list[Message], template: str, notes: set[str]) -> list[Message]:
+    """The messages as this chat template can show them: a tool call it does not know is written out in the content.
+
+    What it leaves out altogether is noted.
+    """
+    if not any("tool_calls" in message or "reasoning_content" in message for message in messages):
+        return messages
+    shown = []
+    for message in messages:
+        if message.get("tool_calls") and "tool_calls" not in template:
+            notes.add("The chat template does not show tool calls: they are written as JSON into the answer.")
+            calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message["tool_calls"]]
+            content = "\n".join([message["content"], *calls] if message["content"] else calls)
+            message = {key: item for key, item in message.items() if key != "tool_calls"} | {"content": content}
+        if message.get("reasoning_content") and "reasoning_content" not in template:
+            notes.add("The chat template does not show reasoning: 'reasoning_content' is not trained.")
+        shown.append(message)
+    return shown

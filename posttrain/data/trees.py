@@ -1,0 +1,304 @@
+"""Makes token trees from a dataset: one sequence a row for SFT, a prompt with two leaves for preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+from posttrain.data.formats import Example, Format, Task, detect, examples, ignored_columns
+from posttrain.data.loading import Rows, load_rows
+from posttrain.data.messages import Message, shown_messages
+from posttrain.data.rendering import Conversation, Rendered, Renderer, Trained, common_prefix
+from posttrain.data.report import DataReport, Tally
+from posttrain.errors import ConfigError
+from posttrain.types import Segment
+
+CHUNK = 1000  # rows rendered and tokenised in one call
+
+EMPTY = "nothing to train on (empty completion or no assistant turn)"
+CUT_AWAY = "no trained token within max_length"
+EQUAL = "chosen equals rejected"
+EQUAL_CUT = "chosen equals rejected within max_length"
+UNSHARED = "chosen and rejected share no prompt"
+TOO_LONG = "chosen or rejected alone is longer than max_length"
+
+Truncation = Literal["keep_start", "keep_end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeSet:
+    """A dataset ready to train on."""
+
+    trees: list[Segment]
+    rows: list[int]  # the row each tree was made from
+    report: DataReport
+
+    def __len__(self) -> int:
+        return len(self.trees)
+
+
+def sft_trees(
+    rows: Any,
+    tokenizer: Any,
+    *,
+    max_length: int | None,
+    truncation_mode: Truncation = "keep_start",
+    assistant_only_loss: bool | None = None,
+    completion_only_loss: bool | None = None,
+    dataset_text_field: str = "text",
+    name: str = "train_dataset",
+) -> TreeSet:
+    """A tree for each row to imitate: one leaf, its trained spans what the model would have to write.
+
+    Trained are: of plain text everything; of prompt and completion the completion; of conversations the assistant's
+    turns, each with the token that ends it. `completion_only_loss=False` trains prompts too;
+    `assistant_only_loss=False` trains every token of a conversation (TRL's default), or of its completion. Under a
+    chat template that renders a turn differently once others follow, a tree has a leaf for each turn.
+    Raises DataError for rows that cannot be understood, and if no row is left.
+    """
+    _check(max_length, truncation_mode)
+    rows = load_rows(rows, name=name)
+    form = detect(rows, task="SFT", text_field=dataset_text_field)
+    renderer, tally = Renderer(tokenizer), Tally()
+    turns_only = assistant_only_loss if assistant_only_loss is not None else completion_only_loss is not False
+    trees: list[Segment] = []
+    kept: list[int] = []
+    notes: set[str] = set()
+    for chunk in _chunks(rows, form, tokenizer, notes):
+        for example, sequences in zip(chunk, _demonstrations(renderer, chunk, turns_only, completion_only_loss)):
+            if not sequences:
+                tally.drop(EMPTY, example.place)
+                continue
+            cut = [c for sequence in sequences if (c := _truncate(sequence, max_length, truncation_mode))]
+            if not cut:
+                tally.drop(CUT_AWAY, example.place)
+                continue
+            tally.truncated += any(max_length and len(s.tokens) > max_length for s in sequences)
+            made = _branch(cut)
+            trees += made
+            kept += [example.row] * len(made)
+    if renderer.rewritten:
+        notes.add(
+            f"The chat template renders an answer differently once the conversation goes on, as it did in "
+            f"{renderer.rewritten:,} rows: each answer there is trained in the context in which it is generated."
+        )
+    report = tally.report(
+        trees, tokenizer, source=rows.source, format=form.name, understood=form.sentence, rows_read=len(rows),
+        trained=_what_is_trained(form, chunk_is_text=_is_text(rows, form), turns_only=turns_only,
+                                 completion_only=completion_only_loss, given=assistant_only_loss),
+        ignored_columns=tuple(ignored_columns(rows, form)), rows_kept=len(set(kept)), notes=tuple(sorted(notes)),
+        remedy=f"Give answers that are not empty, or a larger max_length (it is {max_length}).",
+    )  # fmt: skip
+    return TreeSet(trees=trees, rows=kept, report=report)
+
+
+def preference_trees(
+    rows: Any,
+    tokenizer: Any,
+    *,
+    max_length: int | None,
+    truncation_mode: Truncation = "keep_start",
+    train_after_stop: bool = False,
+    name: str = "train_dataset",
+) -> TreeSet:
+    """A tree for each pair: the prompt, which both share, with two leaves, chosen first.
+
+    Trained are the assistant's turns of the completions, each with the token that ends it; `train_after_stop=True`
+    trains the whole completions, with the white space that a template writes after the end of a turn, as TRL does.
+    `truncation_mode="keep_end"` cuts the prompt from the left for both leaves alike, by what the longer one needs.
+    Rows whose answers are equal or empty are dropped and counted. Raises DataError as `sft_trees` does.
+    """
+    _check(max_length, truncation_mode)
+    rows = load_rows(rows, name=name)
+    form = detect(rows, task="DPO")
+    renderer, tally = Renderer(tokenizer), Tally()
+    trees: list[Segment] = []
+    kept: list[int] = []
+    notes: set[str] = set()
+    for chunk in _chunks(rows, form, tokenizer, notes):
+        for example, pair in zip(chunk, _pairs(renderer, chunk, train_after_stop)):
+            if example.completions[0] == example.completions[1]:
+                tally.drop(EQUAL, example.place)
+                continue
+            tree = _pair_tree(pair, max_length, truncation_mode)
+            if isinstance(tree, str):
+                tally.drop(tree, example.place)
+                continue
+            tally.truncated += any(max_length and len(sequence.tokens) > max_length for sequence in pair)
+            trees.append(tree)
+            kept.append(example.row)
+    if renderer.rewritten:
+        notes.add("Of completions with several answers only the last is trained: the chat template rewrites history.")
+    text = _is_text(rows, form)
+    report = tally.report(
+        trees, tokenizer, source=rows.source, format=form.name, understood=form.sentence, rows_read=len(rows),
+        trained=(
+            f"the chosen and the rejected completion, each with its end of {'text' if text else 'turn'}, "
+            "because rows are preferences; prompts are context."
+        ),
+        ignored_columns=tuple(ignored_columns(rows, form)), rows_kept=len(kept), notes=tuple(sorted(notes)),
+        remedy="DPO needs two different answers to the same prompt that begin within max_length "
+        f"(it is {max_length}).",
+    )  # fmt: skip
+    return TreeSet(trees=trees, rows=kept, report=report)
+
+
+def _check(max_length: int | None, truncation_mode: str) -> None:
+    if max_length is not None and max_length < 2:
+        raise ConfigError(f"max_length={max_length}: must be at least 2, or None for no limit.")
+    if truncation_mode not in ("keep_start", "keep_end"):
+        raise ConfigError(f"truncation_mode={truncation_mode!r}: must be 'keep_start' or 'keep_end'.")
+
+
+def _chunks(rows: Rows, form: Format, tokenizer: Any, notes: set[str]) -> Iterator[list[Example]]:
+    """The rows as examples, as the chat template can show them, some at a time."""
+    source = str(tokenizer.chat_template or "")
+    stream = examples(rows, form)
+    while chunk := list(islice(stream, CHUNK)):
+        for index, example in enumerate(chunk):
+            if example.tools and "tools" not in source:
+                notes.add("The chat template does not show tools: the 'tools' column is not used.")
+                example = replace(example, tools=None)
+            parts = (example.prompt, *example.completions)
+            shown = [shown_messages(part, source, notes) if isinstance(part, list) else part for part in parts]
+            chunk[index] = replace(example, prompt=shown[0], completions=tuple(shown[1:]))
+        yield chunk
+
+
+def _is_text(rows: Rows, form: Format) -> bool:
+    return isinstance(form.read(rows[0])[1][0], str)
+
+
+def _conversation(example: Example, completion: int = 0) -> Conversation:
+    prompt: list[Message] = example.prompt if isinstance(example.prompt, list) else []
+    return Conversation(
+        messages=[*prompt, *example.completions[completion]], start=len(prompt), place=example.place,
+        tools=example.tools, template_kwargs=example.template_kwargs,
+    )  # fmt: skip
+
+
+def _demonstrations(
+    renderer: Renderer, chunk: Sequence[Example], turns_only: bool, completion_only: bool | None
+) -> list[list[Rendered]]:
+    """The sequences of each example, none where there is nothing to train."""
+    result: list[list[Rendered]] = [[] for _ in chunk]
+    texts = [i for i, e in enumerate(chunk) if isinstance(e.completions[0], str) and e.completions[0].strip()]
+    pieces = [(str(chunk[i].prompt or ""), str(chunk[i].completions[0])) for i in texts]
+    for i, ids, start in zip(texts, *_text_ids(renderer, pieces)):
+        begin = 1 if completion_only is False else max(start, 1)
+        result[i] = [Rendered(tokens=ids, trained=[(begin, len(ids))])] if begin < len(ids) else []
+    chats = [i for i, e in enumerate(chunk) if not isinstance(e.completions[0], str)]
+    groups: dict[Trained, list[int]] = {"turns": [], "completion": [], "everything": []}
+    for i in chats:
+        completion = chunk[i].prompt is not None and completion_only is not False
+        groups["turns" if turns_only else "completion" if completion else "everything"].append(i)
+    for trained, members in groups.items():
+        conversations = [_conversation(chunk[i]) for i in members]
+        if trained == "turns" and completion_only is False:  # of prompts too
+            conversations = [replace(conversation, start=0) for conversation in conversations]
+        for i, conversation, sequences in zip(members, conversations, renderer.conversations(conversations, trained)):
+            result[i] = sequences if conversation.turns() or trained == "everything" else []
+    return result
+
+
+def _text_ids(renderer: Renderer, pieces: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int]]:
+    """The ids of prompt and completion together, and where the completion starts in them."""
+    wholes = renderer.texts([prompt + completion for prompt, completion in pieces])
+    prompts = iter(renderer.prompts([prompt for prompt, _ in pieces if prompt]))
+    return wholes, [common_prefix(next(prompts), whole) if prompt else 0 for (prompt, _), whole in zip(pieces, wholes)]
+
+
+def _pairs(renderer: Renderer, chunk: Sequence[Example], after_stop: bool) -> list[tuple[Rendered, ...]]:
+    """The chosen and the rejected sequence of each example; fewer where there is nothing to train."""
+    sides: list[list[Rendered | None]] = [[None] * len(chunk), [None] * len(chunk)]
+    for side in (0, 1):
+        texts = [i for i, e in enumerate(chunk) if isinstance(e.completions[side], str)]
+        pieces = [(str(chunk[i].prompt or ""), str(chunk[i].completions[side])) for i in texts]
+        for i, ids, start in zip(texts, *_text_ids(renderer, pieces)):
+            if str(chunk[i].completions[side]).strip():
+                sides[side][i] = Rendered(tokens=ids, trained=[(start, len(ids))])
+        chats = [i for i, e in enumerate(chunk) if not isinstance(e.completions[side], str)]
+        conversations = [_conversation(chunk[i], side) for i in chats]
+        trained: Trained = "completion" if after_stop else "turns"
+        for i, conversation, sequences in zip(chats, conversations, renderer.conversations(conversations, trained)):
+            sides[side][i] = sequences[-1] if sequences and conversation.turns() else None
+    return [tuple(sequence for sequence in pair if sequence) for pair in zip(*sides)]
+
+
+def _pair_tree(pair: Sequence[Rendered], max_length: int | None, mode: Truncation) -> Segment | str:
+    """The tree of a pair, or why it cannot be trained."""
+    if len(pair) < 2:
+        return EMPTY
+    chosen, rejected = pair
+    if chosen.tokens == rejected.tokens:
+        return EQUAL
+    # Where both completions start, as far as the prompt's own tokens are found in both
+    root = min(chosen.trained[0][0], rejected.trained[0][0], common_prefix(chosen.tokens, rejected.tokens))
+    if root == 0:
+        return UNSHARED
+    limit, cut = max_length or max(len(chosen.tokens), len(rejected.tokens)), 0
+    if mode == "keep_end":
+        cut = max(len(chosen.tokens), len(rejected.tokens), limit) - limit
+        if cut >= root:
+            return TOO_LONG
+        limit += cut
+    leaves = []
+    for sequence in pair:
+        first, *more = sequence.trained
+        spans = [(min(b, limit) - root, min(e, limit) - root) for b, e in [first, *more] if b < limit]
+        if not spans:
+            return CUT_AWAY
+        leaves.append(Segment(tokens=sequence.tokens[root : spans[-1][1] + root], trained=spans))
+    if leaves[0].tokens == leaves[1].tokens:
+        return EQUAL_CUT
+    return Segment(tokens=chosen.tokens[cut:root], children=leaves)
+
+
+def _truncate(sequence: Rendered, max_length: int | None, mode: Truncation) -> Rendered | None:
+    """The sequence cut to its limit and to its last trained token, or None if no trained token is left."""
+    tokens, spans = sequence.tokens, sequence.trained
+    shift = max(len(tokens) - max_length, 0) if max_length and mode == "keep_end" else 0
+    limit = max_length if max_length and mode == "keep_start" else len(tokens)
+    # Whatever comes first has nothing before it to be predicted from.
+    spans = [(max(b - shift, 1), min(e, limit) - shift) for b, e in spans if b < limit and e - shift > 1]
+    return Rendered(tokens=tokens[shift : shift + spans[-1][1]], trained=spans) if spans else None
+
+
+def _branch(sequences: Sequence[Rendered], done: int = 0) -> list[Segment]:
+    """The sequences, each trained at its end, as trees that share what they have in common before it.
+
+    A later sequence repeats the conversation of an earlier one, so each tree is a chain with a leaf on every link.
+    """
+    first, *rest = sequences
+    if not rest:
+        spans = [(begin - done, end - done) for begin, end in first.trained]
+        return [Segment(tokens=first.tokens[done:], trained=spans)]
+    shared = min(s.trained[0][0] for s in sequences)
+    for other in rest:
+        shared = min(shared, common_prefix(first.tokens, other.tokens))
+    children = [*_branch([first], shared), *_branch(rest, shared)]
+    return [Segment(tokens=first.tokens[done:shared], children=children)] if shared > done else children
+
+
+def _what_is_trained(
+    form: Format, *, chunk_is_text: bool, turns_only: bool, completion_only: bool | None, given: bool | None
+) -> str:
+    prompted = form.name not in ("text", "messages", "conversations")
+    if chunk_is_text:
+        if prompted and completion_only is not False:
+            return "the completion and its end of text, because rows are prompt and completion; prompts are context."
+        asked = "completion_only_loss=False" if prompted else "rows are plain text"
+        return f"every token but the first, and the end of text, because {asked}."
+    if turns_only:
+        asked = "assistant_only_loss=True" if given else "rows are conversations"
+        where = "the assistant's turns" if completion_only is False or not prompted else "the assistant's answer"
+        return f"{where} with the token that ends each, because {asked}; all other tokens are context."
+    if prompted and completion_only is not False:
+        return "everything after the prompt, because assistant_only_loss=False."
+    asked = "assistant_only_loss=False" if given is False else "completion_only_loss=False"
+    return f"every token but the first, prompts too, because {asked}."
+
+
+__all__ = ["Task", "TreeSet", "preference_trees", "sft_trees"]
