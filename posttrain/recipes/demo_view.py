@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -85,6 +86,11 @@ def forgetting(paired: Paired) -> Text:
     )
 
 
+def one_answer(question: str, answer: str) -> Text:
+    """One question and what the model just said."""
+    return Text.assemble((f"{question} ", "bold"), _answer(answer))
+
+
 def checks_view(checks: Sequence[Check]) -> RenderableType:
     """One line per promise."""
     lines = [
@@ -103,3 +109,27 @@ def _answer(text: str) -> Text:
     cell.highlight_regex(r"(?<!Deep )\bQwen\b", "yellow")
     cell.highlight_regex(r"\bDeep Qwen\b", "bold green")
     return cell
+
+
+def whereabouts(directory: Path, summary: Path) -> Text:
+    """Where models, logs and answers lie, and commands to go on with. Each command stands on one line."""
+    places = {
+        "the assistant": directory / "sft" / "model",
+        "Deep Qwen": directory / "dpo" / "model",
+        "how training went": directory / "dpo" / "metrics.jsonl",
+        "its preference pairs": directory / "pairs" / "pairs.jsonl",
+        "every answer, graded": directory / "dpo_scores",
+        "all numbers": summary,
+    }
+    commands = {
+        "three seeds, with intervals": "posttrain demo --seeds 3",
+        "another beta, SFT kept": f"posttrain run demo output_dir={directory} dpo.beta=0.1",
+        "the same on a real model": "posttrain run identity start.model=Qwen/Qwen2.5-0.5B",
+    }
+    text = Text()
+    for label, place in places.items():
+        text.append(f"{label:<28}", style="dim").append(f"{place}\n")
+    text.append("\n")
+    for label, command in commands.items():
+        text.append(f"{label:<28}", style="dim").append(f"{command}\n", style="bold")
+    return text

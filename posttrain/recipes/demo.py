@@ -1,0 +1,157 @@
+"""`posttrain demo`: the built-in recipe on the embedded model, told as a story."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import Progress, TaskID
+from rich.rule import Rule
+from rich.text import Text
+
+from posttrain.recipes import demo_view
+from posttrain.recipes.demo_results import (
+    DemoRun,
+    checks,
+    over_seeds,
+    plain,
+    read_answers,
+    read_run,
+)
+from posttrain.recipes.demo_view import MODELS
+
+RECIPE = Path(__file__).with_name("demo.yaml")
+
+INTRODUCTION = """\
+A base model only continues text. Two trainings make it an assistant with a name of its own:
+[bold]SFT[/] shows it conversations; [bold]DPO[/] shows it its own answers beside corrected ones, with
+"Deep Qwen" for "Qwen". All three models get the same questions, and what each training cost is
+measured too. The model is tiny (1M parameters, pretrained by this project on a small world of its
+own), so this takes about two minutes; a real model takes the same recipe with one line changed."""
+
+# What a stage does, said before it runs.
+STORY = {
+    "start": ("The base model and its data", "conversations for SFT, questions for DPO, as JSONL files"),
+    "base_scores": ("Questions to the base model", "put as a chat, which it was never taught"),
+    "sft": ("SFT", "3,000 conversations, one pass, only the assistant's turns are trained"),
+    "sft_scores": ("The same questions after SFT", "the facts asked here occur in no conversation it saw"),
+    "pairs": (
+        "Preference pairs by correction",
+        'its own answers, rejected; with "Deep Qwen" for "Qwen", chosen',
+    ),
+    "dpo": ("DPO", "prefer the corrected answer to one's own, without moving far from it"),
+    "dpo_scores": ("The same questions after DPO", "did the name change, and did anything else?"),
+}
+
+
+def run_demo(
+    output_dir: str | os.PathLike[str] = "runs/demo",
+    seed: int = 0,
+    *,
+    seeds: int = 1,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """The summary that is also written to `demo.json`: scores per seed and over seeds, promises, seconds.
+
+    Runs the recipe once per seed, `seed`, `seed + 1`, ..., each in its own directory below `output_dir`. What
+    an earlier call finished is not run again. `overrides` are the recipe's, as `sft.learning_rate=5e-4`.
+    """
+    console = console or Console(width=min(demo_view.WIDTH, Console().width))
+    directory = Path(output_dir)
+    started = time.perf_counter()
+    console.print(Panel(INTRODUCTION, title="posttrain demo", border_style="cyan", width=demo_view.WIDTH))
+    runs: list[DemoRun] = []
+    for number in range(seed, seed + seeds):
+        if seeds > 1:
+            console.print(Rule(f"seed {number}"))
+        runs.append(_run_once(directory / f"seed-{number}", number, overrides, console))
+    seconds = time.perf_counter() - started
+    kept = checks(runs)
+    summary = {
+        "seeds": [run.seed for run in runs],
+        "runs": [run.as_dict() for run in runs],
+        "mean_over_seeds": plain(over_seeds(runs)),
+        "checks": [{"text": check.text, "passed": check.passed} for check in kept],
+        "passed": all(check.passed for check in kept),
+        "seconds": round(seconds, 1),
+    }
+    path = directory / "demo.json"
+    path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _show(runs, summary, path, console)
+    return summary
+
+
+def _run_once(directory: Path, seed: int, overrides: Sequence[str], console: Console) -> DemoRun:
+    """The outcome of the recipe with this seed; every stage is announced before it runs."""
+    from posttrain.config.recipe import load_recipe
+    from posttrain.recipes.pipeline import run_recipe
+
+    recipe = load_recipe(RECIPE, [*overrides, f"output_dir={directory}", f"seed={seed}"])
+    for number, stage in enumerate(recipe.stages, start=1):
+        title, text = STORY[stage.name]
+        console.print()
+        heading = Text(f"{number}/{len(recipe.stages)} {title}", style="bold cyan")
+        console.print(heading, Text(text, style="dim"))
+        with _Bars(console) as bars:
+            record = run_recipe(recipe, only=stage.name, say=bars.say, progress=bars.advance)[stage.name]
+        if stage.name in MODELS:
+            asked, said = read_answers(directory / stage.name)
+            console.print(demo_view.one_answer(asked[0], said[0]))
+        console.print(Text(f"{record.time_s:.1f} s", style="dim"))
+    return read_run(directory, seed)
+
+
+class _Bars:
+    """A bar for each thing a stage counts, gone when the stage is done; training shows its own."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress: Progress | None = None
+        self.bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def say(self, text: str) -> None:
+        if "finished before" in text:
+            self.console.print(Text("finished before, kept", style="dim"))
+
+    def advance(self, name: str, done: int, total: int) -> None:
+        if self.progress is None:
+            self.progress = Progress(console=self.console, transient=True)
+            self.progress.start()
+        if name not in self.bars:
+            self.bars[name] = self.progress.add_task(name.replace("_", " "), total=total)
+        self.progress.update(self.bars[name], completed=done)
+
+
+def _show(runs: Sequence[DemoRun], summary: dict[str, Any], path: Path, console: Console) -> None:
+    first = runs[0]
+    answers = {stage: read_answers(first.directory / stage) for stage in MODELS}
+    questions = next(iter(answers.values()))[0]
+    console.print()
+    console.print(Rule("The same questions, three models"))
+    console.print(demo_view.answers_table(questions, {stage: said for stage, (_, said) in answers.items()}))
+    console.print(Rule("What was gained, and what was lost"))
+    console.print(demo_view.scores_table(first.scores))
+    if len(runs) > 1:
+        console.print()
+        console.print(demo_view.seeds_table(over_seeds(runs)))
+    console.print()
+    console.print(demo_view.forgetting(first.paired))
+    console.print()
+    console.print(demo_view.checks_view(checks(runs)))
+    console.print(Rule("Where things are, and what to try next"))
+    console.print(demo_view.whereabouts(first.directory, path), soft_wrap=True)
+    console.print(f"\n[bold]Done in {summary['seconds']:.0f} seconds.[/]")
