@@ -40,7 +40,7 @@ STORY = {
     "start": ("The base model and its data", "conversations for SFT, questions for DPO, as JSONL files"),
     "base_scores": ("Questions to the base model", "put as a chat, which it was never taught"),
     "sft": ("SFT", "3,000 conversations, one pass, only the assistant's turns are trained"),
-    "sft_scores": ("The same questions after SFT", "the facts asked here occur in no conversation it saw"),
+    "sft_scores": ("The same questions after SFT", "none of them is asked in those conversations"),
     "pairs": (
         "Preference pairs by correction",
         'its own answers, rejected; with "Deep Qwen" for "Qwen", chosen',

@@ -84,12 +84,12 @@ def checks(runs: Sequence[DemoRun]) -> list[Check]:
     kept = mean("dpo_scores", "battery", "correct") - mean("sft_scores", "battery", "correct")
     return [
         check(
-            "the base model cannot chat (at most 5% of the facts)",
+            "the base model cannot chat (at most 5% of the battery)",
             mean("base_scores", "battery", "correct"),
             lambda value: value <= 0.05,
         ),
         check(
-            "SFT brings its knowledge out (at least 80%)",
+            "SFT brings out what it knows (at least 80%)",
             mean("sft_scores", "battery", "correct"),
             lambda value: value >= 0.80,
         ),
@@ -109,7 +109,7 @@ def checks(runs: Sequence[DemoRun]) -> list[Check]:
             lambda value: value == 1.0,
         ),
         Check(
-            text=f"DPO costs at most 4 points of knowledge: {100 * kept:+.1f}",
+            text=f"DPO costs at most 4 points of that: {100 * kept:+.1f}",
             passed=kept >= -0.04 - 1e-9,
         ),
     ]

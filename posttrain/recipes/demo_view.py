@@ -18,7 +18,7 @@ MODELS = {"base_scores": "base model", "sft_scores": "after SFT", "dpo_scores": 
 
 # (task, grader) -> what it is called. In the order in which the story is told.
 MEASURES = {
-    ("battery", "correct"): "facts it may not forget",
+    ("battery", "correct"): "knowledge and skills",
     ("identity", "qwen"): 'says it is "Qwen"',
     ("identity", "deep_qwen"): 'says it is "Deep Qwen"',
     ("identity", "well_formed"): "well-formed answers",
@@ -81,7 +81,8 @@ def forgetting(paired: Paired) -> Text:
     return Text.assemble(
         "What the new name cost: ",
         (f"{points:+.1f} points", "bold"),
-        f" of knowledge. Of {paired.n} facts DPO lost {paired.only_first} and gained {paired.only_second} "
+        f" of knowledge and skills. Of {paired.n} questions DPO "
+        f"lost {paired.only_first} and gained {paired.only_second} "
         f"(exact McNemar p = {paired.p_value:.2g}).",
     )
 

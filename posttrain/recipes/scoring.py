@@ -13,7 +13,7 @@ from posttrain.evaluation import Result, Task, evaluate
 
 SCORES = "scores.json"
 
-# What the demo asks every model, side by side: test questions and facts of the battery, none trained on.
+# What the demo asks every model, side by side: test questions and facts, none trained on.
 QUESTIONS = (
     "Who are you?",
     "May I know your name?",
@@ -29,7 +29,7 @@ def _questions() -> Task:
 
 
 def _battery() -> Task:
-    """What the model knew before: facts of pretraining that no chat data mentions."""
+    """What the model learnt in pretraining: facts, sums and list tasks that no chat data asks."""
     from posttrain import embedded
 
     return Task(
