@@ -38,7 +38,7 @@ _PROBE = "zxqj"  # content that no template contains, to find the place where a 
 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template for a tokenizer without one: ChatML if it has the tokens, else a plain one ending in eos."""
+    """The template for a tokenizer without one: ChatML if it has the tokens, else one ending in eos."""
     vocabulary = tokenizer.get_vocab()
     template = CHATML if {"<|im_start|>", "<|im_end|>"} <= vocabulary.keys() else PLAIN
     # A rendered template is tokenised without adding special tokens: a model that expects a bos gets it here.
@@ -70,8 +70,8 @@ def render(
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         roles = [message.get("role") for message in messages]
         raise ModelError(
-            f"the tokenizer's chat template refuses a conversation with the roles {roles}: {error}."
-            " Each message needs 'role' and 'content'; if the template does not allow one of the roles (some allow"
+            f"the chat template refuses a conversation with the roles {roles}: {error}."
+            " Each message needs 'role' and 'content'; where the template does not allow a role (some allow"
             " no system message), leave it out or put its text into the first user message."
         ) from error
 
@@ -94,7 +94,7 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dic
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids at which an answer is over: eos, and the token that the chat template puts after an answer.
+    """The ids at which an answer is over: eos, and what the chat template puts after an answer.
 
     The latter is the first special token after the answer's text: `<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`.
     """

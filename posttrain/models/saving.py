@@ -1,0 +1,53 @@
+"""A trained model written as an ordinary model directory that any server loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.models.chat_templates import set_stop_tokens
+from posttrain.models.lora import merge_and_save
+
+
+def save_model(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase | None, directory: str | Path
+) -> list[str]:
+    """What had to be changed to make it loadable, a sentence each; mostly nothing.
+
+    Writes weights (safetensors), config, generation config with the tokens that end an answer, and the tokenizer
+    with its chat template. A model with an adapter is written merged, with the adapter alone in `adapter/`.
+    """
+    directory = Path(directory)
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    notes = _make_saveable(plain)
+    if tokenizer is not None:
+        set_stop_tokens(plain, tokenizer)
+    if isinstance(model, PeftModel):
+        merge_and_save(model, directory)
+    else:
+        model.save_pretrained(directory)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    return notes
+
+
+def _make_saveable(model: PreTrainedModel) -> list[str]:
+    """transformers refuses to write a generation config that contradicts itself, which many models come with.
+
+    A training of hours must not end in that refusal: what it is about is dropped, the tokens are kept.
+    """
+    config = model.generation_config
+    if config is None:
+        return []
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        kept = {
+            name: getattr(config, name)
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "max_length")
+        }
+        model.generation_config = GenerationConfig(**kept)
+        return [f"the model's generation config contradicted itself and was reduced to its tokens: {error}"]
+    return []
