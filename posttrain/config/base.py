@@ -1,4 +1,4 @@
-"""`Config`: a checked set of fields whose errors name the field, the value, what is allowed and the nearest name."""
+"""`Config`: a checked set of fields whose errors name field, value, what is allowed and the nearest name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.fields import FieldInfo
 
 from posttrain.config.names import Fixed, Renamed
-from posttrain.config.yaml_file import apply_overrides, read_mapping
+from posttrain.config.yaml_file import apply_overrides, parse_value, read_mapping
 from posttrain.errors import ConfigError, nearest
+
+_ELSEWHERE = "is known to TRL or transformers but not supported here"
 
 
 def option(default: Any, help: str, *, group: str = "", **limits: Any) -> Any:
-    """A field with its default, one line of help, the heading it stands under, and pydantic's limits (`ge`, `lt`, ...)."""
+    """A field with its default, a line of help, its heading, and pydantic's limits (`ge`, `lt`)."""
     if isinstance(default, list | dict):
         return Field(
             default_factory=default.copy, description=help, json_schema_extra={"group": group}, **limits
@@ -33,12 +35,16 @@ def option(default: Any, help: str, *, group: str = "", **limits: Any) -> Any:
 class Config(BaseModel):
     """Fields that are checked when they are set, together as well as one by one.
 
-    Every problem is a `ConfigError`. `places` says where a value was written ("sft.yaml line 3"); without it the
-    class stands there.
+    Every problem is a `ConfigError`. `places` says where a value was written ("sft.yaml line 3"); without it
+    the class stands there.
     """
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid",
+        validate_assignment=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        defer_build=True,  # --help needs the fields, not the validators
     )
 
     renamed: ClassVar[Mapping[str, Renamed]] = {}  # names of other versions and libraries
@@ -68,8 +74,18 @@ class Config(BaseModel):
         places = {
             str(key[0]): f"{os.fspath(path)} line {line}" for key, line in lines.items() if len(key) == 1
         }
-        apply_overrides(values, overrides, places)
+        apply_overrides(values, overrides, places, cls.parse_field)
         return cls.from_values(values, places)
+
+    @classmethod
+    def parse_field(cls, name: str, text: str) -> Any:
+        """The value that text on a command line means for the field; text where the field takes text."""
+        value = parse_value(text)
+        if name not in cls.model_fields:
+            return value
+        members = _members(cls.model_fields[name].annotation)
+        kept = tuple(kind for kind in (bool, list, dict) if kind in members)
+        return text if str in members and value is not None and not isinstance(value, kept) else value
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""
@@ -128,7 +144,7 @@ class Config(BaseModel):
     def _translate(
         cls, values: Mapping[str, Any], places: Mapping[str, str], found: list[str]
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """The values under their names here, and where they stand; what cannot be accepted goes to `found`."""
+        """The values under their names here, and where they stand; what is refused goes to `found`."""
         accepted: dict[str, Any] = {}
         origin = dict(places)
         for name, value in values.items():
@@ -156,9 +172,7 @@ class Config(BaseModel):
                 if cls.no_effect[name]:
                     _warn(f"{place}: {name} changes nothing here: {cls.no_effect[name]}", UserWarning)
             elif name in cls.unsupported:
-                found.append(
-                    f"{place}: {name} is known to TRL or transformers but not supported here: {cls.unsupported[name]}"
-                )
+                found.append(f"{place}: {name} {_ELSEWHERE}: {cls.unsupported[name]}")
             else:
                 known = [*cls.model_fields, *cls.renamed, *cls.fixed]
                 hint = nearest(name, known) or f"; {cls.__name__} has {', '.join(sorted(cls.model_fields))}"
@@ -178,7 +192,7 @@ class Config(BaseModel):
         for single in value if isinstance(value, list | tuple) else [value]:
             reason = cls.unsupported_values.get(name, {}).get(str(single))
             if reason is not None:
-                return f"{place}: {name}={single!r} is known to TRL or transformers but not supported here: {reason}"
+                return f"{place}: {name}={single!r} {_ELSEWHERE}: {reason}"
         hint = nearest(value, choices(field.annotation)) if isinstance(value, str) else ""
         default = (
             ""
@@ -190,7 +204,7 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _tidy(cls, value: Any, info: ValidationInfo) -> Any:
-        """The value as a plain one: enumeration members, paths, torch dtypes, "none", and YAML text for a dict."""
+        """The value as a plain one: enumeration members, paths, torch dtypes, "none", YAML for a dict."""
         field = cls.model_fields[info.field_name or ""]
         members = _members(field.annotation)
         if isinstance(value, enum.Enum):
@@ -222,6 +236,11 @@ def _warn(message: str, category: type[Warning]) -> None:
 def _names(error: ValidationError) -> list[str]:
     """The fields an error is about, each once, in order."""
     return list(dict.fromkeys(str(item["loc"][0]) for item in error.errors() if item["loc"]))
+
+
+def members_of(field: FieldInfo | Any) -> list[Any]:
+    """The types that a field or an annotation takes, generic ones by their origin."""
+    return _members(field.annotation if isinstance(field, FieldInfo) else field)
 
 
 def _members(annotation: Any) -> list[Any]:

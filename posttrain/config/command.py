@@ -1,7 +1,5 @@
 """What a command line or a recipe's stage says beyond a training configuration: which model, which data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -95,9 +93,9 @@ class CommandFields(Config):
 class SFTCommand(CommandFields, SFTConfig):
     """`posttrain sft` and the method sft of a recipe."""
 
-    renamed: ClassVar = SFTConfig.renamed | _RENAMED
-    fixed: ClassVar = SFTConfig.fixed | _FIXED
-    unsupported: ClassVar = SFTConfig.unsupported | _UNSUPPORTED
+    renamed: ClassVar = {**SFTConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**SFTConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {**SFTConfig.unsupported, **_UNSUPPORTED}
 
     def training(self) -> SFTConfig:
         """The fields that the trainer is given."""
@@ -107,9 +105,9 @@ class SFTCommand(CommandFields, SFTConfig):
 class DPOCommand(CommandFields, DPOConfig):
     """`posttrain dpo` and the method dpo of a recipe."""
 
-    renamed: ClassVar = DPOConfig.renamed | _RENAMED
-    fixed: ClassVar = DPOConfig.fixed | _FIXED
-    unsupported: ClassVar = DPOConfig.unsupported | _UNSUPPORTED
+    renamed: ClassVar = {**DPOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**DPOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {**DPOConfig.unsupported, **_UNSUPPORTED}
 
     ref_model: str | None = option(
         None, "Directory or name of the reference; none = the model itself, before training.", group=_WHAT
@@ -129,7 +127,7 @@ class EmbeddedStage(Config):
 
 
 class PairsCorrectStage(Config):
-    """The method pairs_correct of a recipe: preference pairs from the model's own answers, corrected by rules."""
+    """The method pairs_correct of a recipe: pairs of the model's own answers and their corrected form."""
 
     model: str = option(..., "Directory or name of the model that answers.", group=_WHAT)
     prompts: str = option(..., "File with a column prompt.", group=_WHAT)

@@ -1,7 +1,5 @@
 """`DPOConfig`: direct preference optimisation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,6 +11,10 @@ from posttrain.config.training import TrainingConfig
 
 PairLoss = Literal["sigmoid", "ipo", "hinge", "robust", "sft"]
 
+_OTHER_LOSSES = (
+    "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "aot_pair", "apo_zero",
+    "apo_down", "discopop", "sigmoid_norm", "kto_pair",
+)  # fmt: skip
 _PAIRS = "Pairs"
 _LATER = "it is not offered yet; use sigmoid, ipo, hinge, robust or sft"
 
@@ -26,11 +28,8 @@ class DPOConfig(TrainingConfig):
     unsupported: ClassVar = names.DPO_UNSUPPORTED
     unsupported_values: ClassVar = {
         **TrainingConfig.unsupported_values,
-        "loss_type": dict.fromkeys(
-            ("exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "aot_pair", "apo_zero", "apo_down",
-             "discopop", "sigmoid_norm", "kto_pair"), _LATER
-        ),
-    }  # fmt: skip
+        "loss_type": dict.fromkeys(_OTHER_LOSSES, _LATER),
+    }
 
     learning_rate: float = option(1e-6, "Peak learning rate.", group="The step", ge=0)
     beta: float = option(

@@ -1,7 +1,7 @@
 """The names that TRL, transformers and their tutorials use and this project does not have as fields.
 
-Four literal tables: names that changed, names that can have one value only, names that change nothing here, and names
-that are not supported. A name in none of them is a typing error.
+Four literal tables for each configuration: names that changed, names that can have one value only, names that
+change nothing here, and names that are not supported. A name in none of them is a typing error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Renamed:
-    """An old name or a synonym: what it sets, and the sentence that the user is told ("" for a plain synonym)."""
+    """An old name or a synonym: what it sets, and what the user is told ("" for a plain synonym)."""
 
     apply: Callable[[Any], dict[str, Any]]
     note: str = ""
@@ -224,7 +224,7 @@ SFT_FIXED: Mapping[str, Fixed] = {
     "eval_packing": Fixed(values=(None, False), reason=_PACKING),
     "dataset_kwargs": Fixed(
         values=(None, {}, {"skip_prepare_dataset": False}, {"add_special_tokens": False}),
-        reason="rows are always prepared by the trainer; pass them as text, messages or prompt and completion",
+        reason="rows are always prepared by the trainer; pass text, messages or prompt and completion",
     ),
 }
 

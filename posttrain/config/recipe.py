@@ -80,7 +80,7 @@ class Recipe:
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, changed by overrides like `sft.learning_rate=1e-4` or `seed=3`.
 
-    Raises ConfigError for anything that cannot run: an unknown field or method, a reference to a later stage ...
+    Raises ConfigError for what cannot run: an unknown field or method, a reference to a later stage ...
     """
     return parse_recipe(read_text(path), os.fspath(path), overrides)
 
@@ -170,7 +170,7 @@ def _override(values: dict[str, Any], stages: list[Stage], overrides: Sequence[s
             if field.split(".")[0] in (*_SET_BY_RUNNER, "name", "method"):
                 raise ConfigError(f"{place}: {field} is set in the recipe, not by an override")
             changed = dict(stages[at].values)
-            set_dotted(changed, field, parse_value(text), place)
+            set_dotted(changed, field, stages[at].shape.fields.parse_field(field, text), place)
             places = {**stages[at].places, field.split(".")[0]: f"{place}, stage {first!r}"}
             stages[at] = Stage(name=first, method=stages[at].method, values=changed, places=places)
         else:

@@ -1,7 +1,5 @@
 """`SFTConfig`: supervised fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -16,8 +14,8 @@ _ROWS = "Rows"
 class SFTConfig(TrainingConfig):
     """The fields of supervised fine-tuning, with TRL's names and defaults.
 
-    Deviation: `assistant_only_loss` unset trains assistant turns of conversations; TRL's default, all tokens, is an
-    explicit False.
+    Deviation: `assistant_only_loss` unset trains assistant turns of conversations; TRL's default, all tokens,
+    is an explicit False.
     """
 
     renamed: ClassVar = {
@@ -64,6 +62,6 @@ class SFTConfig(TrainingConfig):
         if self.completion_only_loss is True and self.assistant_only_loss is False:
             yield (
                 "completion_only_loss",
-                "completion_only_loss=True trains completions only, assistant_only_loss=False trains everything; "
+                "completion_only_loss=True trains completions only, assistant_only_loss=False everything; "
                 "leave one unset",
             )

@@ -1,7 +1,5 @@
 """`TrainingConfig`: the fields every trainer has, with the names, meanings and defaults of transformers."""
 
-from __future__ import annotations
-
 import os
 import typing
 from collections.abc import Iterator
@@ -13,8 +11,8 @@ from posttrain.config import names
 from posttrain.config.base import Config, option
 
 Schedule = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+    "inverse_sqrt",    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
 ]  # fmt: skip
 Optimizer = Literal["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adagrad", "rmsprop"]
 Strategy = Literal["no", "steps", "epoch"]
@@ -41,8 +39,8 @@ _DATA, _STEP, _WHEN, _HOW = (
 class TrainingConfig(Config):
     """What one run of training is told, whatever its algorithm.
 
-    A step averages `per_device_train_batch_size x gradient_accumulation_steps` rows on each process. How they are cut
-    into forward passes is memory, not mathematics: `max_tokens_per_pass`.
+    A step averages `per_device_train_batch_size x gradient_accumulation_steps` rows on each process. How they
+    are cut into forward passes is memory, not mathematics: `max_tokens_per_pass`.
     """
 
     renamed: ClassVar = names.TRAINING_RENAMED
@@ -207,5 +205,5 @@ class TrainingConfig(Config):
         if self.save_only_model and self.resume_from_checkpoint is True:
             yield (
                 "resume_from_checkpoint",
-                "resume_from_checkpoint=True needs checkpoints with optimiser state; set save_only_model=False",
+                "resume_from_checkpoint=True needs the optimiser's state; set save_only_model=False",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,13 @@ _Loader.add_implicit_resolver(
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.nan$"
-    ),
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.nan$"),
     list("-+.0123456789"),
 )
 
 
 def parse_value(text: str) -> Any:
-    """The value that the text stands for in YAML: `3`, `1e-5`, `true`, `[a, b]`; plain text where it is no YAML."""
+    """The value that the text stands for in YAML: `3`, `1e-5`, `[a, b]`; plain text where it is no YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
@@ -117,16 +115,22 @@ def _construct(
     return loader.construct_object(node, deep=True)
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str], places: dict[str, str]) -> None:
-    """Sets `name=value` or `name.key=value` in `values`, in order, and notes in `places` where they came from."""
+def apply_overrides(
+    values: dict[str, Any],
+    overrides: Sequence[str],
+    places: dict[str, str],
+    parse: Callable[[str, str], Any],
+) -> None:
+    """Sets `name=value` or `name.key=value` in `values`, in order, and notes in `places` where it came from.
+
+    `parse` turns a field's name and text into a value.
+    """
     for override in overrides:
         name, equals, text = override.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
         if not equals or not name:
-            raise ConfigError(
-                f"{override!r} is no override; write field=value, for example learning_rate=1e-4"
-            )
-        set_dotted(values, name, parse_value(text), place := f"override {override!r}")
+            raise ConfigError(f"{override!r} is no override; write field=value, such as learning_rate=1e-4")
+        set_dotted(values, name, parse(name, text), place := f"override {override!r}")
         places[name.split(".")[0]] = place
 
 

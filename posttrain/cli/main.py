@@ -1,0 +1,87 @@
+"""`posttrain`: finds the command, runs it, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from posttrain.errors import ConfigError, PosttrainError, nearest
+
+# name -> (module, function, one line of help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("posttrain.cli.demo", "run", "see a base model become an assistant and change its name"),
+    "run": ("posttrain.cli.run", "run", "run a recipe: stages that build on each other"),
+    "sft": ("posttrain.cli.train", "sft", "supervised fine-tuning on conversations or completions"),
+    "dpo": ("posttrain.cli.train", "dpo", "preference training on chosen and rejected answers"),
+    "doctor": ("posttrain.cli.doctor", "run", "versions, device and threads, and what is missing"),
+}
+
+_EXAMPLES = """\
+Examples:
+  posttrain demo
+  posttrain sft --model MODEL --train_dataset chat.jsonl --output_dir out
+  posttrain run recipe.yaml sft.learning_rate=1e-4
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, 2 for an error the user can mend, 130 after Ctrl-C."""
+    # pydantic looks through every installed package for plugins, which takes longer than the rest of --help.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except PosttrainError as error:
+        print(f"posttrain: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nposttrain: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if len(arguments) > 1 and arguments[1] in COMMANDS:
+            return _dispatch([arguments[1], "--help"])
+        print(_help())
+        return 0
+    name, *rest = arguments
+    if name in ("--version", "-V", "version"):
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"posttrain {version('posttrain')}")
+        except PackageNotFoundError:
+            print("posttrain, run from its source")
+        return 0
+    if name not in COMMANDS:
+        raise ConfigError(
+            f"no command {name!r}{nearest(name, COMMANDS)} The commands are {', '.join(COMMANDS)}"
+        )
+    module, function, _ = COMMANDS[name]
+    code: int = getattr(importlib.import_module(module), function)(rest)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {help}" for name, (_, _, help) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: posttrain COMMAND [...]",
+            "",
+            "Post-training of language models: curate the data, train, measure what was gained and lost.",
+            "",
+            "Commands:",
+            *lines,
+            "",
+            "`posttrain COMMAND --help` tells more; `posttrain --version` tells the version.",
+            "",
+            _EXAMPLES.rstrip(),
+        ]
+    )

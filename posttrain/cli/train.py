@@ -1,0 +1,55 @@
+"""`posttrain sft` and `posttrain dpo`: one training run, its flags made from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from posttrain.cli.flags import help_text, parse, read
+from posttrain.config.command import CommandFields, DPOCommand, SFTCommand
+
+_SFT = """\
+posttrain sft --model MODEL --train_dataset chat.jsonl --output_dir out \\
+    --learning_rate 2e-5 --num_train_epochs 1
+posttrain sft --config sft.yaml --max_steps 20"""
+
+_DPO = """\
+posttrain dpo --model out/model --train_dataset pairs.jsonl --output_dir dpo \\
+    --beta 0.1 --loss_type sigmoid sft --loss_weights 1 0.5
+posttrain dpo --config dpo.yaml beta=0.2"""
+
+
+def sft(arguments: Sequence[str]) -> int:
+    """The exit code of supervised fine-tuning."""
+    about = (
+        "Supervised fine-tuning. Rows are conversations (messages or ShareGPT conversations), prompt and "
+        "completion, Alpaca rows or plain text. The trained model is written to OUTPUT_DIR/model."
+    )
+    return _command("sft", SFTCommand, arguments, about, _SFT)
+
+
+def dpo(arguments: Sequence[str]) -> int:
+    """The exit code of preference training."""
+    about = (
+        "Preference training (DPO). Rows have chosen and rejected answers, with a prompt column or as whole "
+        "conversations. The trained model is written to OUTPUT_DIR/model."
+    )
+    return _command("dpo", DPOCommand, arguments, about, _DPO)
+
+
+def _command(
+    method: str, fields: type[CommandFields], arguments: Sequence[str], about: str, example: str
+) -> int:
+    if not arguments or parse(fields, arguments).help:
+        usage = f"posttrain {method} --model MODEL --train_dataset FILE [--config FILE.yaml] [flags]"
+        print(help_text(fields, usage=usage, about=about, example=example))
+        return 0
+    command = read(fields, arguments)
+
+    from posttrain.recipes.methods import METHODS, StageRun
+
+    directory = Path(getattr(command, "output_dir", "trainer_output"))
+    outcome = METHODS[method](StageRun(fields=command, directory=directory))
+    print(f"model:   {outcome.outputs['model']}")
+    print(f"metrics: {directory / 'metrics.jsonl'}")
+    return 0

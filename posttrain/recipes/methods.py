@@ -1,0 +1,159 @@
+"""What each method of a recipe does. One literal table from the method's name to its function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from posttrain.config.base import Config
+from posttrain.config.command import (
+    DPOCommand,
+    EmbeddedStage,
+    EvaluateStage,
+    PairsCorrectStage,
+    SFTCommand,
+)
+from posttrain.config.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """What a method is handed: its checked fields, its own directory, whether it goes on with a run there."""
+
+    fields: Config
+    directory: Path
+    resume: bool = False  # go on from the last checkpoint in the directory
+    say: Callable[[str], None] = print
+    progress: Callable[[str, int, int], None] | None = (
+        None  # told what is counted, how far it is, and the total
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOutcome:
+    """What a method left behind: paths by the names that `${stage.NAME}` uses, and a few numbers to show."""
+
+    outputs: Mapping[str, str]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_sft(run: StageRun) -> StageOutcome:
+    """The outcome of supervised fine-tuning; its output is the directory of the trained model."""
+    from posttrain.trainers.sft import SFTTrainer
+
+    command = cast(SFTCommand, run.fields)
+    trainer = SFTTrainer(
+        model=command.model,
+        args=_training(command.training(), run),
+        train_dataset=command.train_dataset,
+        eval_dataset=command.eval_dataset,
+        peft_config=_adapter(command.peft_settings()),
+    )
+    return _train(trainer, run)
+
+
+def train_dpo(run: StageRun) -> StageOutcome:
+    """The outcome of preference training; its output is the directory of the trained model."""
+    from posttrain.trainers.dpo import DPOTrainer
+
+    command = cast(DPOCommand, run.fields)
+    trainer = DPOTrainer(
+        model=command.model,
+        ref_model=command.ref_model,
+        args=_training(command.training(), run),
+        train_dataset=command.train_dataset,
+        eval_dataset=command.eval_dataset,
+        peft_config=_adapter(command.peft_settings()),
+    )
+    return _train(trainer, run)
+
+
+def write_embedded(run: StageRun) -> StageOutcome:
+    """The outcome of writing the embedded world: its model and the directory of its data."""
+    from posttrain.recipes.world import write_world
+
+    fields = cast(EmbeddedStage, run.fields)
+    return StageOutcome(
+        outputs=write_world(run.directory, model=fields.model, seed=fields.seed, chat_rows=fields.chat_rows)
+    )
+
+
+def correct_pairs(run: StageRun) -> StageOutcome:
+    """The outcome of building preference pairs by correction; its output is a JSONL file."""
+    from posttrain.curation.pairs import pairs_correct_file
+
+    fields = cast(PairsCorrectStage, run.fields)
+    output = run.directory / "pairs.jsonl"
+    counts = pairs_correct_file(
+        model=fields.model,
+        prompts=fields.prompts,
+        rules=fields.rules,
+        output=output,
+        system_message=fields.system_message,
+        max_new_tokens=fields.max_new_tokens,
+        batch_size=fields.batch_size,
+        do_sample=fields.do_sample,
+        temperature=fields.temperature,
+        seed=fields.seed,
+        trust_remote_code=fields.trust_remote_code,
+        progress=_counted(run, "answers"),
+    )
+    run.say(counts.text())
+    return StageOutcome(outputs={"data": str(output)}, summary={"pairs": counts.pairs})
+
+
+def measure(run: StageRun) -> StageOutcome:
+    """The outcome of the named tasks; its output is the file of scores."""
+    from posttrain.recipes.scoring import SCORES, evaluate_stage
+
+    fields = cast(EvaluateStage, run.fields)
+    scores = evaluate_stage(
+        model=fields.model,
+        tasks=fields.tasks,
+        directory=run.directory,
+        seed=fields.seed,
+        batch_size=fields.batch_size,
+        trust_remote_code=fields.trust_remote_code,
+        progress=run.progress,
+    )
+    return StageOutcome(outputs={"scores": str(run.directory / SCORES)}, summary=scores)
+
+
+METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
+    "embedded": write_embedded,
+    "sft": train_sft,
+    "dpo": train_dpo,
+    "pairs_correct": correct_pairs,
+    "evaluate": measure,
+}
+
+
+def _training(config: TrainingConfig, run: StageRun) -> Any:
+    """The trainer's arguments, with the stage's own directory."""
+    return config.replace(output_dir=str(run.directory))
+
+
+def _adapter(settings: dict[str, Any] | None) -> Any:
+    if settings is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(**settings)
+
+
+def _train(trainer: Any, run: StageRun) -> StageOutcome:
+    resume = getattr(run.fields, "resume_from_checkpoint", None) or (True if run.resume else None)
+    result = trainer.train(resume_from_checkpoint=resume)
+    directory = run.directory / "model"
+    trainer.save_model(str(directory))
+    return StageOutcome(
+        outputs={"model": str(directory)},
+        summary={"steps": result.global_step, "loss": result.training_loss},
+    )
+
+
+def _counted(run: StageRun, what: str) -> Callable[[int, int], None] | None:
+    progress = run.progress
+    return None if progress is None else lambda done, total: progress(what, done, total)
