@@ -1,0 +1,150 @@
+"""One side of a comparison, in a process of its own: `python -m benchmarks.worker SPEC`.
+
+It builds the model, the rows and the trainer of one library and calls `train()`. After each optimiser step it
+reports and stops until it is told to go on, so that the sides take turns and never run at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.cases import COMMON, MODELS, VOCABULARY, Case, Side, make_rows
+from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
+
+
+class Baton:
+    """The line to the process that starts us: reports go out, the permission to go on comes in."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._started = 0.0
+
+    def report(self, event: str, **values: Any) -> None:
+        self._out.write(json.dumps({"event": event, **values}) + "\n")
+        self._out.flush()
+
+    def wait(self) -> None:
+        if not sys.stdin.readline():
+            raise SystemExit(0)  # the other end has gone
+        self._started = time.perf_counter()
+
+    def step_done(self, **values: Any) -> None:
+        self.report("step", seconds=time.perf_counter() - self._started, **values)
+        self.wait()
+
+
+def build_model(name: str, seed: int) -> Any:
+    """A random fp32 model of the case."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = dict(MODELS[name])
+    special = {"bos_token_id": None, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1}
+    config = AutoConfig.for_model(settings.pop("model_type"), max_position_embeddings=2048, **special, **settings)
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def build_tokenizer() -> Any:
+    """A tokenizer with one token per word, so that the lengths of the case are exact."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"w{i}": i for i in range(VOCABULARY - 1)} | {"<eos>": VOCABULARY - 1}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def train(case: Case, side: Side, baton: Baton) -> None:
+    """Trains with the side's library, waiting after every step."""
+    import copy
+
+    import torch
+    from datasets import Dataset
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    model = build_model(case.model, case.seed)
+    torch.rand(64, 64) @ torch.rand(64, 64)  # the matrix library's own buffers are nobody's
+    baseline = resident_bytes()
+    reset_peak()
+    if side.library == "trl":
+        import trl as library
+    else:
+        import posttrain as library  # type: ignore[no-redef]
+    config_class, trainer_class = (getattr(library, f"{case.method.upper()}{kind}") for kind in ("Config", "Trainer"))
+    with tempfile.TemporaryDirectory() as directory:
+        args = config_class(output_dir=directory, max_steps=case.steps, **COMMON, **side.settings)
+        extra: dict[str, Any] = {}
+        if case.method == "dpo" and side.library == "trl" and not args.precompute_ref_log_probs:
+            extra["ref_model"] = copy.deepcopy(model)  # what it would load from disk, had the model come from there
+        trainer = trainer_class(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(make_rows(case)),
+            processing_class=build_tokenizer(),
+            **extra,
+        )
+        hook = register_optimizer_step_post_hook(lambda *_: baton.step_done())
+        baton.report("ready")
+        baton.wait()
+        trainer.train()
+        hook.remove()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    baton.report(
+        "done",
+        losses=losses,
+        baseline_bytes=baseline,
+        peak_bytes=peak_bytes() - baseline,
+        parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        threads=torch.get_num_threads(),
+    )
+
+
+def measure_limit(case: Case, baton: Baton) -> None:
+    """Times bare fp32 matrix products: square ones that fit the cache, one as wide as the model's head."""
+    import torch
+
+    hidden, vocabulary = MODELS[case.model]["hidden_size"], MODELS[case.model]["vocab_size"]
+    shapes = {"square": (1024, 1024, 1024), "head": (512, hidden, vocabulary)}
+    work = {name: (torch.rand(m, k), torch.rand(k, n), torch.empty(m, n)) for name, (m, k, n) in shapes.items()}
+    baton.report("ready")
+    baton.wait()
+    for _ in range(case.steps):
+        rates = {}
+        for name, (left, right, out) in work.items():
+            flops = 2 * left.shape[0] * left.shape[1] * right.shape[1]
+            repeats, spent = 0, 0.0
+            while spent < 0.2:
+                started = time.perf_counter()
+                torch.mm(left, right, out=out)
+                spent += time.perf_counter() - started
+                repeats += 1
+            rates[name] = flops * repeats / spent
+        baton.step_done(flops_per_s=rates)
+    baton.report("done")
+
+
+def main() -> None:
+    """Runs the side described by the JSON argument. What libraries print goes to the log, not to the line."""
+    spec = json.loads(sys.argv[1])
+    case, side = Case(**spec["case"]), Side(**spec["side"])
+    out = os.fdopen(os.dup(1), "w")
+    log = os.open(Path(spec["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    baton = Baton(out)
+    if side.library == "limit":
+        measure_limit(case, baton)
+    else:
+        train(case, side, baton)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Twenty steps of DPO give TRL's loss curve: every dataset type, every loss type, truncation and LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from curve_rows import CHATML, CHATML_BARE, make_rows
+from peft import LoraConfig
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": "sigmoid"},
+        {"loss_type": "sigmoid", "label_smoothing": 0.0, "precompute_ref_log_probs": True},
+        {"loss_type": "ipo", "beta": 0.5},
+        {"loss_type": "hinge", "beta": 0.3},
+        {"loss_type": "robust", "label_smoothing": 0.2},
+        {"loss_type": ["sigmoid", "ipo"], "loss_weights": [0.7, 0.3], "beta": 0.5},
+    ],
+    ids=["sigmoid", "sigmoid-precomputed", "ipo", "hinge", "robust", "weighted"],
+)
+def test_loss_types(
+    settings: dict[str, Any], both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
+) -> None:
+    assert_same_curve(*both_curves("dpo", make_rows("preference"), settings))
+
+
+@pytest.mark.slow
+def test_sft_term(both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    # TRL averages this term over the tokens of a micro-batch, not of the step: one micro-batch a step agrees.
+    settings = {
+        "loss_type": ["sigmoid", "sft"],
+        "loss_weights": [1.0, 0.5],
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+    }
+    assert_same_curve(*both_curves("dpo", make_rows("preference"), settings))
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML_BARE], ids=["line-break-after-turn", "bare"])
+@pytest.mark.parametrize("kind", ["preference messages", "implicit preference messages"])
+def test_messages(
+    kind: str, template: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
+) -> None:
+    assert_same_curve(*both_curves("dpo", make_rows(kind), chat_template=template))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_truncated_pairs(mode: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    settings = {"max_length": 32, "truncation_mode": mode}
+    assert_same_curve(*both_curves("dpo", make_rows("preference", count=260), settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "mistral", "gemma3_text"])
+def test_other_architectures(
+    arch: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
+) -> None:
+    assert_same_curve(*both_curves("dpo", make_rows("preference"), arch=arch))
+
+
+@pytest.mark.slow
+def test_fresh_lora(both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    lora = LoraConfig(r=4, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    curves = both_curves("dpo", make_rows("preference"), {"learning_rate": 1e-2}, peft_config=lora)
+    assert_same_curve(*curves)

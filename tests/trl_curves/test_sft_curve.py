@@ -1,0 +1,88 @@
+"""Twenty steps of SFT give TRL's loss curve: every dataset type, and every choice of what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from curve_rows import CHATML, CHATML_BARE, make_rows
+from peft import LoraConfig
+
+
+def test_text(both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    assert_same_curve(*both_curves("sft", make_rows("text")))
+
+
+def test_prompt_completion(both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    assert_same_curve(*both_curves("sft", make_rows("prompt-completion")))
+
+
+@pytest.mark.slow
+def test_prompt_completion_trained_whole(
+    both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
+) -> None:
+    assert_same_curve(*both_curves("sft", make_rows("prompt-completion"), {"completion_only_loss": False}))
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML_BARE], ids=["line-break-after-turn", "bare"])
+@pytest.mark.parametrize("assistant_only_loss", [True, False])
+def test_messages(
+    template: str,
+    assistant_only_loss: bool,
+    both_curves: Callable[..., Any],
+    assert_same_curve: Callable[..., None],
+) -> None:
+    settings = {"assistant_only_loss": assistant_only_loss}
+    assert_same_curve(*both_curves("sft", make_rows("messages"), settings, chat_template=template))
+
+
+@pytest.mark.slow
+def test_sharegpt_conversations(both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    # TRL refuses assistant_only_loss for this dataset type, so it gets the same talks as messages.
+    rows, roles = make_rows("sharegpt"), {"human": "user", "gpt": "assistant"}
+    talks = [[{"role": roles[m["from"]], "content": m["value"]} for m in r["conversations"]] for r in rows]
+    curves = both_curves(
+        "sft",
+        rows,
+        {"assistant_only_loss": True},
+        chat_template=CHATML,
+        rows_for_trl=[{"messages": talk} for talk in talks],
+    )
+    assert_same_curve(*curves)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", [CHATML, CHATML_BARE], ids=["line-break-after-turn", "bare"])
+def test_prompt_completion_messages(
+    template: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
+) -> None:
+    assert_same_curve(*both_curves("sft", make_rows("prompt-completion messages"), chat_template=template))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_truncated_rows(mode: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    # 32 tokens cut most rows and leave some without a trained token: those fall away on both sides.
+    settings = {"max_length": 32, "truncation_mode": mode}
+    assert_same_curve(*both_curves("sft", make_rows("prompt-completion", count=260), settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "mistral", "gemma3_text"])
+def test_other_architectures(
+    arch: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
+) -> None:
+    assert_same_curve(*both_curves("sft", make_rows("prompt-completion"), arch=arch))
+
+
+@pytest.mark.slow
+def test_lora(both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    lora = LoraConfig(r=4, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    assert_same_curve(*both_curves("sft", make_rows("prompt-completion"), peft_config=lora))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"])
+def test_optimizers(optim: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
+    assert_same_curve(*both_curves("sft", make_rows("prompt-completion"), {"optim": optim}))
