@@ -129,7 +129,7 @@ class TokenForest:
         return path[::-1]
 
     def select(self, first: int, last: int) -> Self:
-        """The forest of the leaves `first <= q < last` with their ancestors; shared prompts are repeated in each cut."""
+        """The forest of the leaves `first <= q < last` with their ancestors; each cut repeats shared prompts."""
         wanted = sorted({s for leaf in self.leaves[first:last] for s in self.path(leaf)})
         new_index = {old: new for new, old in enumerate(wanted)} | {-1: -1}
         offsets, shift, total = self.offsets, {}, 0

@@ -5,7 +5,9 @@ from posttrain.types import Batch, Segment, TokenForest
 
 
 def tree():
-    inner = Segment(tokens=[6], children=[Segment(tokens=[7, 8], trained=[(1, 2)]), Segment(tokens=[9], trained=[(0, 1)])])
+    inner = Segment(
+        tokens=[6], children=[Segment(tokens=[7, 8], trained=[(1, 2)]), Segment(tokens=[9], trained=[(0, 1)])]
+    )
     return Segment(tokens=[1, 2, 3], children=[Segment(tokens=[4, 5], trained=[(0, 2)]), inner])
 
 

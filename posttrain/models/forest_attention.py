@@ -114,8 +114,14 @@ def forest_attention(
             v = torch.cat([*(values[b].narrow(2, first, last - first) for b, first, last in block.context), v], dim=2)
         outputs.append(
             scaled_dot_product_attention(
-                queries[index], k, v, attn_mask=block.mask, dropout_p=dropout, is_causal=block.mask is None,
-                scale=scaling, enable_gqa=grouped,
+                queries[index],
+                k,
+                v,
+                attn_mask=block.mask,
+                dropout_p=dropout,
+                is_causal=block.mask is None,
+                scale=scaling,
+                enable_gqa=grouped,
             )  # fmt: skip
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None

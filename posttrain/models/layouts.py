@@ -33,9 +33,7 @@ class Laid:
 
 def lay_forest(forest: TokenForest) -> Laid:
     """The forest as one flat row."""
-    return Laid(
-        inputs=forest_inputs(forest), predictors=forest.predictors, ends=forest.ends, tokens=len(forest.tokens)
-    )
+    return Laid(inputs=forest_inputs(forest), predictors=forest.predictors, ends=forest.ends, tokens=len(forest.tokens))
 
 
 def _rows(forest: TokenForest) -> list[Tensor]:

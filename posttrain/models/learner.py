@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from posttrain.errors import ModelError
+from posttrain.models.forest_attention import attention_of
 from posttrain.models.heads import Chosen, chosen_logprobs
 from posttrain.models.layouts import LAYOUTS, Layout, choose_layout, laid_logits, probe
 from posttrain.types import Outputs, TokenForest
@@ -33,17 +35,30 @@ class Learner(nn.Module):
         else:
             raise ModelError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
         self._own_attention = self._causal.config._attn_implementation
-        if self.layout.attention:
-            self._causal.set_attn_implementation(self.layout.attention)
         self.fused_head = self._head_is_a_matrix()
 
     def release(self) -> Any:
-        """The model with the attention it came with."""
+        """The model with the attention it came with; the next forward takes over again."""
         self._causal.set_attn_implementation(self._own_attention)
         return self.model
 
+    def recompute_activations(self, **options: Any) -> None:
+        """Trades time for memory: activations are computed again in the backward pass."""
+        self._causal.activation_checkpointing_enable({"use_reentrant": False, **options})
+
+    def switch_off_dropout(self) -> None:
+        """Sets every dropout of the model to 0, that of the attention and of an adapter included."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            for name in ("attention_dropout", "hidden_dropout", "dropout"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
         """Outputs at the M trained tokens. `needs` may add "entropy"."""
+        if self.layout.attention and self._causal.config._attn_implementation != self.layout.attention:
+            self._causal.set_attn_implementation(self.layout.attention)
         laid = self.layout.lay(forest)
         entropy = "entropy" in needs
         if self.fused_head:
@@ -80,8 +95,9 @@ class Learner(nn.Module):
         try:
             config = self._causal.config.get_text_config()
             forest = TokenForest.from_trees(probe(config.vocab_size)).to(device)
-            laid = self.layout.lay(forest)
-            states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
+            with attention_of(self._causal, self.layout.attention) if self.layout.attention else nullcontext():
+                laid = self.layout.lay(forest)
+                states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
             ours = head(states.reshape(-1, states.shape[-1])[laid.predictors]).float()
             theirs = laid_logits(self._causal, self.layout, forest).float()
         finally:

@@ -82,7 +82,7 @@ def test_a_model_that_cannot_be_given_forests_falls_back_to_padded_rows(tiny_mod
 
 
 def _without_positions(attention):
-    """Attention that looks at the neighbouring token in the row, whatever segment it belongs to, as a convolution does."""
+    """Attention that looks at the token before it in the row, whatever its segment, as a convolution does."""
     plain = attention.forward
 
     def forward(hidden_states, **kwargs):

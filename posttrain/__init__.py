@@ -1,0 +1,35 @@
+"""posttrain: a workbench for post-training language models.
+
+Everything is imported when it is first used, so that `import posttrain` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SFTConfig": "posttrain.config.sft",
+    "DPOConfig": "posttrain.config.dpo",
+    "SFTTrainer": "posttrain.trainers.sft",
+    "DPOTrainer": "posttrain.trainers.dpo",
+    "load_model_and_tokenizer": "posttrain.models.loading",
+    "generate_responses": "posttrain.sampling.generate",
+    "test_model_with_questions": "posttrain.sampling.generate",
+    "display_dataset": "posttrain.data.display",
+    "DataCollatorForCompletionOnlyLM": "posttrain.trainers.compatibility",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'posttrain' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

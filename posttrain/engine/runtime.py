@@ -1,0 +1,104 @@
+"""The processes of a run: which device, how many, and what they tell each other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import nn
+
+
+class Runtime:
+    """One process's view of the run, on accelerate: started alone, by `torchrun` or by `accelerate launch`."""
+
+    def __init__(self, *, use_cpu: bool = False) -> None:
+        if not torch.distributed.is_initialized():
+            # accelerate keeps the first choice of device for the whole process; a second trainer chooses anew
+            AcceleratorState._reset_state(reset_partial_state=True)
+            PartialState._reset_state()
+            GradientState._reset_state()
+        self._accelerator = Accelerator(cpu=use_cpu)
+        self.autocast_dtype: torch.dtype | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self._accelerator.device
+
+    @property
+    def rank(self) -> int:
+        return self._accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        return self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self._accelerator.is_main_process
+
+    def prepare(self, learner: nn.Module) -> nn.Module:
+        """The learner on its device, wrapped for data parallelism where there are several processes."""
+        return self._accelerator.prepare_model(learner)
+
+    def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
+        """Backward passes inside do not exchange gradients."""
+        return self._accelerator.no_sync(wrapped)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the model's forward pass."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def barrier(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+    def gather(self, values: Iterable[float]) -> list[list[float]]:
+        """Every process's values, in the order of processes. One exchange."""
+        mine = [float(value) for value in values]
+        if self.world_size == 1:
+            return [mine]
+        table = torch.tensor([mine], dtype=torch.float64, device=self.device)
+        return self._accelerator.gather(table).tolist()
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sums over all processes. Every process must name the same things in the same order."""
+        return {name: sum(column) for name, column in zip(values, zip(*self.gather(values.values())))}
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of every generator, in types that `torch.load(weights_only=True)` reads."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Puts every generator back to where `random_state` found it."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

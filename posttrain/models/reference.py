@@ -1,0 +1,120 @@
+"""Log-probabilities under a frozen model, computed once and kept on disk by the hash of everything they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from posttrain.models.learner import Learner
+from posttrain.types import Batch, Segment, TokenForest
+
+
+def content_hash(model: nn.Module, trees: Sequence[Segment], precision: str) -> str:
+    """A hash of the weights, the tokens, what is trained of them, and the precision of the computation."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(precision.encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for tree in trees:
+        digest.update(repr(_shape(tree)).encode())
+    return digest.hexdigest()
+
+
+def _shape(segment: Segment) -> tuple[Any, ...]:
+    return tuple(segment.tokens), tuple(segment.trained), tuple(_shape(child) for child in segment.children)
+
+
+def with_reference(
+    trees: Sequence[Segment],
+    learner: Learner,
+    *,
+    directory: Path,
+    max_tokens: int,
+    autocast: Callable[[], Any],
+    precision: str,
+    share: tuple[int, int] = (0, 1),
+    gather: Callable[[list[list[float]]], list[list[float]]] = lambda values: values,
+    quiet: bool = False,
+) -> tuple[list[Segment], str]:
+    """The trees with a column `ref_logprobs` on every leaf, and the hash that the values are kept under.
+
+    `share` is (rank, processes): each process computes every so-manieth tree and `gather` joins the pieces in order.
+    """
+    key = content_hash(learner.model, trees, precision)
+    file = directory / f"{key}.safetensors"
+    if file.exists():
+        flat = load_file(file)["ref_logprobs"]
+    else:
+        rank, world_size = share
+        mine = gather(_logprobs(trees[rank::world_size], learner, max_tokens, autocast, quiet))
+        counts = [sum(_trained(leaf) for leaf in tree.leaves()) for tree in trees]
+        shares = [len(trees[r::world_size]) for r in range(world_size)]
+        starts = [sum(shares[:r]) for r in range(world_size)]
+        ordered = [mine[starts[i % world_size] + i // world_size] for i in range(len(trees))]
+        if [len(values) for values in ordered] != counts:
+            raise RuntimeError("reference log-probabilities do not line up with the trees")
+        flat = torch.tensor([value for values in ordered for value in values], dtype=torch.float32)
+        if rank == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".partial")
+            save_file({"ref_logprobs": flat}, partial)
+            partial.replace(file)
+    return _attach(trees, flat), key
+
+
+def _trained(leaf: Segment) -> int:
+    return sum(end - begin for begin, end in leaf.trained)
+
+
+@torch.no_grad()
+def _logprobs(
+    trees: Sequence[Segment], learner: Learner, max_tokens: int, autocast: Callable[[], Any], quiet: bool
+) -> list[list[float]]:
+    """Per tree, the log-probabilities of its trained tokens."""
+    if not trees:
+        return []
+    device, was_training = next(learner.parameters()).device, learner.training
+    learner.eval()
+    forest = TokenForest.from_trees(trees)
+    owner = torch.tensor([i for i, tree in enumerate(trees) for _ in tree.leaves()])
+    batch = Batch(forest=forest, atom=owner[forest.sequence], units={})
+    values: list[float] = []
+    with tqdm(total=len(forest.tokens), desc="reference", unit="token", disable=True if quiet else None) as bar:
+        for part in batch.cut(max_tokens):
+            with autocast():
+                values += learner(part.forest.to(device)).logprobs.tolist()
+            bar.update(len(part.forest.tokens))
+    learner.train(was_training)
+    counts = [sum(_trained(leaf) for leaf in tree.leaves()) for tree in trees]
+    return _split(values, counts)
+
+
+def _split(values: list[float], counts: list[int]) -> list[list[float]]:
+    chunks, place = [], 0
+    for count in counts:
+        chunks.append(values[place : place + count])
+        place += count
+    return chunks
+
+
+def _attach(trees: Sequence[Segment], flat: torch.Tensor) -> list[Segment]:
+    values, place = flat.tolist(), 0
+
+    def attach(segment: Segment) -> Segment:
+        nonlocal place
+        if segment.children:
+            return replace(segment, children=[attach(child) for child in segment.children])
+        count = _trained(segment)
+        place += count
+        return replace(segment, columns={**segment.columns, "ref_logprobs": values[place - count : place]})
+
+    return [attach(tree) for tree in trees]

@@ -1,0 +1,90 @@
+"""Batches from a dataset that is there before the training starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from posttrain.types import Batch, Segment
+
+
+class OfflineSource:
+    """Passes over the trees, `rows_per_step` at a time over all processes; the last step of an epoch may be smaller.
+
+    The order of an epoch depends on the seed and the epoch alone, so where a run stands is two numbers.
+    """
+
+    def __init__(
+        self,
+        trees: Sequence[Segment],
+        build: Callable[[Sequence[Segment]], Batch],
+        *,
+        rows_per_step: int,
+        seed: int,
+        strategy: str = "random",
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        identity: str = "",
+    ) -> None:
+        """`identity` names what else the trees depend on (a reference model); a resumed source must have the same."""
+        self._trees = trees
+        self._build = build
+        self._rows = rows_per_step
+        self._seed = seed
+        self._strategy = strategy
+        self._rank, self._world_size = rank, world_size
+        self._identity = identity
+        self.steps_per_epoch = len(trees) // rows_per_step if drop_last else math.ceil(len(trees) / rows_per_step)
+        self._step = 0  # steps given out so far
+
+    @property
+    def epoch(self) -> float:
+        return self._step / self.steps_per_epoch
+
+    def next(self) -> Batch:
+        """This process's share of the next step: every `world_size`-th row."""
+        epoch, place = divmod(self._step, self.steps_per_epoch)
+        if place == 0 or not hasattr(self, "_order"):
+            self._order = self._epoch_order(epoch)
+        rows = self._order[place * self._rows : (place + 1) * self._rows]
+        self._step += 1
+        mine = rows[self._rank :: self._world_size]
+        if mine:
+            return self._build([self._trees[i] for i in mine])
+        spare = self._build([self._trees[rows[0]]]).nothing()
+        spare.units.update(dict.fromkeys(spare.units, 0.0))
+        return spare
+
+    def _epoch_order(self, epoch: int) -> list[int]:
+        count = len(self._trees)
+        if self._strategy == "sequential":
+            return list(range(count))
+        generator = torch.Generator().manual_seed(self._seed + epoch)
+        order = torch.randperm(count, generator=generator).tolist()
+        if self._strategy == "group_by_length":
+            # the longest first within runs of fifty steps: rows of like length meet, and memory is tried early
+            run = 50 * self._rows
+            runs = [order[i : i + run] for i in range(0, count, run)]
+            order = [i for part in runs for i in sorted(part, key=lambda i: -self._trees[i].size)]
+        return order
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """A dataset does not change with the training."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self._step, "rows": len(self._trees), "identity": self._identity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError when the data is not what the run began with."""
+        if state["rows"] != len(self._trees):
+            raise ValueError(
+                f"the run began with {state['rows']} rows of training data, now there are {len(self._trees)}"
+            )
+        if state["identity"] != self._identity:
+            raise ValueError("the training data or the reference model is not what the run began with")
+        self._step = state["step"]
+        self._order = self._epoch_order(self._step // self.steps_per_epoch)

@@ -1,0 +1,1 @@
+"""The public trainers: constructors that choose source, learner and loss."""

@@ -1,0 +1,110 @@
+"""`DPOTrainer`: direct preference optimisation, with the constructor of TRL's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from posttrain.algorithms.dpo import DPOLoss, dpo_batch
+from posttrain.config.dpo import DPOConfig
+from posttrain.data.trees import TreeSet, preference_trees
+from posttrain.errors import ConfigError
+from posttrain.models.learner import Learner
+from posttrain.models.reference import with_reference
+from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer, set_up_machine
+from posttrain.trainers.trainer import Trainer
+
+
+class DPOTrainer(Trainer):
+    """Trains a model to prefer the chosen answer of each pair to the rejected one.
+
+        trainer = DPOTrainer(model=model, ref_model=None, args=DPOConfig(beta=0.1), train_dataset=pairs,
+                             processing_class=tokenizer)
+        trainer.train()
+
+    `ref_model=None` is the model as it is now, whatever it consists of: its weights, an adapter just made or one that
+    was trained before. The reference's log-probabilities are computed once and kept in `output_dir/reference`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        args: DPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        config = args or DPOConfig()
+        if not isinstance(config, DPOConfig):
+            raise ConfigError(f"args is a {type(config).__name__}; DPOTrainer takes a DPOConfig of posttrain")
+        if ref_model is not None and ref_model is model:
+            raise ConfigError(
+                "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
+                "which takes the model as it is now."
+            )
+        tokenizer = resolve_tokenizer(model, processing_class, config)
+
+        def read(dataset: Any, name: str) -> TreeSet | None:
+            if dataset is None:
+                return None
+            return preference_trees(
+                dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode, name=name
+            )
+
+        train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
+        runtime = set_up_machine(config)
+        assembled = assemble(model, tokenizer, config, runtime, peft_config, dropout=not config.disable_dropout)
+        for trees in (train, evaluation):
+            if trees is not None and runtime.is_main:
+                print(trees.report.text())
+        reference = assembled.learner
+        if ref_model is not None:
+            reference = Learner(load_onto(ref_model, runtime.device, config))
+        train, identity = _with_reference(train, reference, assembled)
+        evaluation, _ = _with_reference(evaluation, reference, assembled)
+        reference.release()
+        weights = config.loss_weights or [1.0] * len(config.loss_type)
+        super().__init__(
+            assembled, tokenizer=tokenizer, train=train, evaluation=evaluation, build=dpo_batch,
+            loss=DPOLoss(
+                beta=config.beta,
+                loss_weights=tuple(zip(config.loss_type, weights)),
+                label_smoothing=config.label_smoothing,
+            ),
+            identity=identity, callbacks=callbacks, optimizers=optimizers,
+        )  # fmt: skip
+
+
+def _with_reference(trees: TreeSet | None, reference: Learner, assembled: Assembled) -> tuple[TreeSet | None, str]:
+    if trees is None:
+        return None, ""
+    runtime, config = assembled.runtime, assembled.config
+
+    def gather(mine: list[list[float]]) -> list[list[float]]:
+        if runtime.world_size == 1:
+            return mine
+        pieces: list[Any] = [None] * runtime.world_size
+        torch.distributed.all_gather_object(pieces, mine)
+        return [values for piece in pieces for values in piece]
+
+    made, key = with_reference(
+        trees.trees,
+        reference,
+        directory=Path(config.output_dir) / "reference",
+        max_tokens=config.max_tokens_per_pass or 1,
+        autocast=runtime.autocast,
+        precision=str(runtime.autocast_dtype),
+        share=(runtime.rank, runtime.world_size),
+        gather=gather,
+        quiet=not runtime.is_main,
+    )
+    return replace(trees, trees=made), key

@@ -1,0 +1,67 @@
+"""`SFTTrainer`: supervised fine-tuning, with the constructor of TRL's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from posttrain.algorithms.sft import sft_batch, sft_loss
+from posttrain.config.sft import SFTConfig
+from posttrain.data.loading import load_rows
+from posttrain.data.trees import TreeSet, sft_trees
+from posttrain.errors import ConfigError
+from posttrain.trainers.assembly import assemble, resolve_tokenizer, set_up_machine
+from posttrain.trainers.trainer import Trainer
+
+
+class SFTTrainer(Trainer):
+    """Trains a model to give the answers in a dataset.
+
+        trainer = SFTTrainer(model="path/or/name", args=SFTConfig(...), train_dataset=rows, processing_class=tokenizer)
+        trainer.train()
+
+    `model` is a path, a name or a loaded causal language model; `train_dataset` a `datasets.Dataset`, a list of rows
+    or a file. `peft_config` trains a LoRA adapter instead of all weights. `formatting_func` turns a row into text.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: SFTConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        formatting_func: Callable[[Any], str] | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        config = args or SFTConfig()
+        if not isinstance(config, SFTConfig):
+            raise ConfigError(f"args is a {type(config).__name__}; SFTTrainer takes an SFTConfig of posttrain")
+        tokenizer = resolve_tokenizer(model, processing_class, config)
+
+        def read(dataset: Any, name: str) -> TreeSet | None:
+            if dataset is None:
+                return None
+            rows = load_rows(dataset, name=name)
+            if formatting_func is not None:
+                rows = load_rows([{config.dataset_text_field: formatting_func(row)} for row in rows], name=name)
+            return sft_trees(
+                rows, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
+                assistant_only_loss=config.assistant_only_loss, completion_only_loss=config.completion_only_loss,
+                dataset_text_field=config.dataset_text_field, name=name,
+            )  # fmt: skip
+
+        train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
+        runtime = set_up_machine(config)
+        super().__init__(
+            assemble(model, tokenizer, config, runtime, peft_config),
+            tokenizer=tokenizer, train=train, evaluation=evaluation, build=sft_batch, loss=sft_loss,
+            callbacks=callbacks, optimizers=optimizers,
+        )  # fmt: skip
+        for trees in (train, evaluation):
+            if trees is not None:
+                self.say(trees.report.text())

@@ -1,0 +1,194 @@
+"""What all trainers share: train, evaluate, save."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from posttrain.config.training import TrainingConfig
+from posttrain.data.trees import TreeSet
+from posttrain.engine.checkpoint import find_checkpoint
+from posttrain.engine.evaluation import evaluate_loss
+from posttrain.engine.loop import Loop, Parts
+from posttrain.engine.optimizers import make_optimizer, make_scheduler
+from posttrain.engine.step import Budget, LossFunction
+from posttrain.errors import ConfigError
+from posttrain.models.saving import save_model
+from posttrain.sources.offline import OfflineSource
+from posttrain.trainers.assembly import Assembled
+from posttrain.types import Batch, Segment
+
+
+class Trainer:
+    """Trains a learner on trees. The constructors of SFTTrainer and DPOTrainer say which trees and which loss."""
+
+    def __init__(
+        self,
+        assembled: Assembled,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        train: TreeSet | None,
+        evaluation: TreeSet | None,
+        build: Callable[[Sequence[Segment]], Batch],
+        loss: LossFunction,
+        identity: str = "",
+        callbacks: Sequence[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        self.args: TrainingConfig = assembled.config
+        self.processing_class = tokenizer
+        self.state = TrainerState()
+        self._learner, self._runtime = assembled.learner, assembled.runtime
+        self._train, self._evaluation = train, evaluation
+        self._build, self._loss, self._identity = build, loss, identity
+        self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
+        self._optimizers = optimizers
+        self._budget = Budget(max_tokens=self.args.max_tokens_per_pass or 1)
+        self.say(*assembled.notes)
+
+    @property
+    def model(self) -> PreTrainedModel | PeftModel:
+        """The model being trained; `generate` works on it."""
+        return self._learner.model
+
+    def say(self, *lines: str) -> None:
+        """Prints on the main process."""
+        if self._runtime.is_main:
+            print(*lines, sep="\n")
+
+    def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
+        """Trains to the end and returns (global_step, training_loss, metrics).
+
+        `resume_from_checkpoint` is True for the last checkpoint in `output_dir`, or a path; it goes on as if the run
+        had never stopped.
+        """
+        if self._train is None:
+            raise ConfigError("train() needs a train_dataset")
+        config, runtime = self.args, self._runtime
+        which = resume_from_checkpoint if resume_from_checkpoint is not None else config.resume_from_checkpoint
+        checkpoint = find_checkpoint(Path(config.output_dir), which) if which else None
+        source = OfflineSource(
+            self._train.trees,
+            self._build,
+            rows_per_step=config.per_device_train_batch_size * config.gradient_accumulation_steps * runtime.world_size,
+            seed=config.seed if config.data_seed is None else config.data_seed,
+            strategy=config.train_sampling_strategy,
+            drop_last=config.dataloader_drop_last,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            identity=self._identity,
+        )
+        max_steps = self._max_steps(source)
+        optimizer = self._optimizers[0] or make_optimizer(self._learner.parameters(), config)
+        scheduler = self._optimizers[1] or make_scheduler(optimizer, config, max_steps)
+        loop = Loop(
+            Parts(
+                learner=runtime.prepare(self._learner),
+                source=source,
+                loss=self._loss,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                runtime=runtime,
+                budget=self._budget,
+                write_model=self._write_checkpoint,
+                read_model=self._read_checkpoint,
+                evaluate=self._evaluate if self._evaluation is not None else None,
+                make_room=self._make_room,
+                choices={"bf16": config.bf16, "num_threads": config.num_threads},
+                callbacks=self._callbacks,
+                callback_context={"model": self.model, "processing_class": self.processing_class},
+            ),
+            config,
+            max_steps,
+        )
+        self.state = loop.state
+        if runtime.is_main:
+            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+            (Path(config.output_dir) / "config.yaml").write_text(config.to_yaml())
+        start = time.perf_counter()
+        try:
+            loss = loop.run(checkpoint)
+        finally:
+            self._learner.release().eval()
+        seconds = time.perf_counter() - start
+        rows = len(self._train.trees)
+        metrics = {
+            "train_runtime": round(seconds, 3),
+            "train_samples_per_second": round(rows * (self.state.epoch or 0.0) / seconds, 3),
+            "train_steps_per_second": round(self.state.global_step / seconds, 3),
+            "train_loss": loss,
+            "num_tokens": self.state.num_input_tokens_seen,
+        }
+        loop.record(metrics)
+        return TrainOutput(self.state.global_step, loss, metrics)
+
+    def _max_steps(self, source: OfflineSource) -> int:
+        if source.steps_per_epoch == 0:
+            raise ConfigError(
+                "dataloader_drop_last=True leaves nothing: the rows do not fill one step. Lower "
+                "per_device_train_batch_size or gradient_accumulation_steps."
+            )
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self.args.num_train_epochs * source.steps_per_epoch)
+
+    def evaluate(self) -> dict[str, float]:
+        """The loss and metrics of `eval_dataset`, with the prefix `eval_`, also appended to `state.log_history`."""
+        if self._evaluation is None:
+            raise ConfigError("evaluate() needs an eval_dataset: pass one to the trainer")
+        metrics = self._evaluate()
+        self._learner.release()
+        self.state.log_history.append({**metrics, "epoch": self.state.epoch or 0.0, "step": self.state.global_step})
+        return metrics
+
+    def _evaluate(self) -> dict[str, float]:
+        assert self._evaluation is not None
+        trees, runtime = self._evaluation.trees, self._runtime
+        share = trees[runtime.rank :: runtime.world_size]
+        batch = self._build(share) if share else self._build(trees[:1]).nothing()
+        if not share:
+            batch.units.update(dict.fromkeys(batch.units, 0.0))
+        return evaluate_loss(self._learner, batch, self._loss, runtime=runtime, max_tokens=self._budget.max_tokens)
+
+    def save_model(self, output_dir: str | Path | None = None) -> None:
+        """Writes an ordinary model directory that any server loads; an adapter is merged, and kept in `adapter/`."""
+        directory = Path(output_dir or self.args.output_dir)
+        self._learner.release()
+        if self._runtime.is_main:
+            directory.mkdir(parents=True, exist_ok=True)
+            for note in save_model(self.model, self.processing_class, directory):
+                self.say(note)
+        self._runtime.barrier()
+
+    def _make_room(self) -> bool:
+        """Recomputes activations from now on, unless that is what is done already."""
+        if self.args.gradient_checkpointing or not self.model.supports_gradient_checkpointing:
+            return False
+        self._learner.recompute_activations()
+        self.args = self.args.model_copy(update={"gradient_checkpointing": True})
+        self.say("Out of memory: activations are recomputed from now on (gradient_checkpointing=True).")
+        return True
+
+    def _write_checkpoint(self, directory: Path) -> None:
+        """A checkpoint holds what is trained: the whole model, or the adapter."""
+        if isinstance(self.model, PeftModel):
+            self.model.save_pretrained(directory)
+            self.processing_class.save_pretrained(directory)
+        else:
+            save_model(self.model, self.processing_class, directory)
+
+    def _read_checkpoint(self, directory: Path) -> None:
+        model = self.model
+        if isinstance(model, PeftModel):
+            set_peft_model_state_dict(model, load_peft_weights(str(directory), device=str(self._runtime.device)))
+        else:
+            saved = type(model).from_pretrained(directory, dtype=model.dtype)
+            model.load_state_dict(saved.state_dict())
