@@ -50,6 +50,17 @@ PAIRS = (
     ("prompt", None, "response"),
 )
 PROMPTS = ("prompt", "conversations", "instruction", "question", "query")
+KNOWN = (
+    "messages",
+    "conversations",
+    "completion",
+    "text",
+    "chosen",
+    "rejected",
+    "output",
+    "answer",
+    *PROMPTS,
+)
 EXTRAS = ("tools", "chat_template_kwargs")
 READ_BY = {
     "SFT": (
@@ -61,7 +72,7 @@ READ_BY = {
 
 
 def detect(rows: Rows, *, task: Task, text_field: str = "text") -> Format:
-    """The format of the rows, from the columns of the first. Raises DataError if the task cannot learn from them."""
+    """The format of the rows, from the columns of the first. Raises DataError if the task needs others."""
     columns = list(rows[0])
     found = _preference(columns) if task == "DPO" else _demonstration(rows[0], text_field)
     if found is None:
@@ -70,7 +81,7 @@ def detect(rows: Rows, *, task: Task, text_field: str = "text") -> Format:
 
 
 def examples(rows: Rows, form: Format) -> Iterator[Example]:
-    """Every row as an Example, in order. Raises DataError with the place of a row that does not fit the format."""
+    """Every row as an Example, in order. Raises DataError with the place of a row that does not fit."""
     for index, row in enumerate(rows):
         place = rows.where(index)
         missing = [column for column in form.columns if row.get(column) is None]
@@ -90,7 +101,12 @@ def examples(rows: Rows, form: Format) -> Iterator[Example]:
             raise DataError(f"{place}: 'chat_template_kwargs' must be a dict, got {type(kwargs).__name__}.")
         kwargs = {key: item for key, item in kwargs.items() if item is not None}
         yield Example(
-            row=index, place=place, prompt=prompt, completions=completions, tools=tools, template_kwargs=kwargs
+            row=index,
+            place=place,
+            prompt=prompt,
+            completions=completions,
+            tools=tools,
+            template_kwargs=kwargs,
         )
 
 
@@ -107,27 +123,17 @@ def _demonstration(row: Row, text_field: str) -> Format | None:
         return None
     for column in ("messages", "conversations"):
         if column in row:
-            return Format(
-                name="messages" if column == "messages" else "conversations",
-                sentence=f"{column!r} is a conversation",
-                columns=(column,),
-                optional=("system",),
-                read=lambda row: (None, (_with_system(row, read_messages(row[column], column)),)),
-            )
+            return _conversation(column)
     if "prompt" in row and "completion" in row:
         return Format(
-            name="prompt-completion", sentence="'completion' answers 'prompt'", columns=("prompt", "completion"),
+            name="prompt-completion",
+            sentence="'completion' answers 'prompt'",
+            columns=("prompt", "completion"),
             read=_prompt_completion,
-        )  # fmt: skip
+        )
     for question, further, answer in PAIRS:
         if question in row and answer in row:
-            return Format(
-                name=f"{question}-{answer}",
-                sentence=f"{question!r} is read as a user's message and {answer!r} as the assistant's answer",
-                columns=(question, answer),
-                optional=("system", "history", *([further] if further else [])),
-                read=lambda row: (_asked(row, question, further), (_answer(row, answer),)),
-            )
+            return _question(question, further, answer)
     return _text(text_field) if text_field in row else None
 
 
@@ -136,6 +142,26 @@ def _text(column: str) -> Format:
         name="text", sentence=f"{column!r} is plain text", columns=(column,),
         read=lambda row: (None, (_string(row, column),)),
     )  # fmt: skip
+
+
+def _conversation(column: str) -> Format:
+    return Format(
+        name=column,
+        sentence=f"{column!r} is a conversation",
+        columns=(column,),
+        optional=("system",),
+        read=lambda row: (None, (_with_system(row, read_messages(row[column], column)),)),
+    )
+
+
+def _question(question: str, further: str | None, answer: str) -> Format:
+    return Format(
+        name=f"{question}-{answer}",
+        sentence=f"{question!r} is read as a user's message and {answer!r} as the assistant's answer",
+        columns=(question, answer),
+        optional=("system", "history", *([further] if further else [])),
+        read=lambda row: (_asked(row, question, further), (_answer(row, answer),)),
+    )
 
 
 def _preference(columns: Sequence[str]) -> Format | None:
@@ -187,7 +213,7 @@ def _explicit_preference(row: Row, column: str) -> tuple[Content | None, tuple[C
 
 
 def split_prompt(chosen: Content, rejected: Content) -> tuple[Content, tuple[Content, Content]]:
-    """What both begin with, and the two rests. TRL's rule: whole messages, or characters without a trailing space."""
+    """What both begin with, and the two rests. As in TRL: whole messages, or characters."""
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError("'chosen' and 'rejected' must both be text or both be messages.")
     shorter = min(len(chosen), len(rejected))
@@ -200,16 +226,15 @@ def split_prompt(chosen: Content, rejected: Content) -> tuple[Content, tuple[Con
 
 
 def _asked(row: Row, question: str, further: str | None) -> list[Message]:
-    """The conversation up to the question, with the `system`, `history` and `input` columns where they are there."""
+    """The conversation up to the question, with the `system`, `history` and `input` columns there are."""
     asked = _string(row, question)
     if further and row.get(further):
         asked = f"{asked}\n{_string(row, further)}"
     history = row.get("history") or []
-    if not isinstance(history, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in history):
+    pairs = list | tuple
+    if not isinstance(history, pairs) or not all(isinstance(p, pairs) and len(p) == 2 for p in history):
         raise DataError("'history' must be a list of [question, answer] pairs.")
-    turns = [
-        {"role": role, "content": text} for pair in history for role, text in zip(("user", "assistant"), pair)
-    ]
+    turns = [{"role": role, "content": text} for pair in history for role, text in zip(("user", "assistant"), pair)]
     return _with_system(row, [*turns, {"role": "user", "content": asked}])
 
 
@@ -252,17 +277,18 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
     columns = [str(column) for column in row]
     found = f"{task} cannot learn from the columns {', '.join(columns) or '(none)'}."
     if task == "SFT" and text_field != "text":
-        return f"there is no column {text_field!r} (dataset_text_field){nearest(text_field, columns)} " + found
+        near = nearest(text_field, columns)
+        return f"there is no column {text_field!r} (dataset_text_field){near} {found}"
     if isinstance(row.get("label"), bool):
         return (
-            f"{found} These are answers marked good or bad ('label'). For SFT keep the good ones and drop the column: "
-            "dataset.filter(lambda row: row['label']).remove_columns('label'). For DPO bring a good and a bad answer "
-            "to the same prompt together as 'chosen' and 'rejected'."
+            f"{found} These are answers marked good or bad ('label'). For SFT keep the good ones and drop "
+            "the column: dataset.filter(lambda row: row['label']).remove_columns('label'). For DPO bring a "
+            "good and a bad answer to the same prompt together as 'chosen' and 'rejected'."
         )
     if task == "SFT" and "chosen" in row and "rejected" in row:
         return (
-            f"{found} These are preference rows, which DPOTrainer learns from. To imitate the chosen answers, rename "
-            "'chosen' to 'completion' (or to 'messages' if it holds the whole conversation)."
+            f"{found} These are preference rows, which DPOTrainer learns from. To imitate the chosen ones, "
+            "rename 'chosen' to 'completion' (or to 'messages' if it holds the whole conversation)."
         )
     if task == "DPO" and (form := _demonstration(row, text_field)):
         return (
@@ -274,8 +300,8 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
             f"{found} These are prompts without answers, which GRPO learns from. {task} needs "
             f"{'an answer in completion' if task == 'SFT' else 'chosen and rejected answers'!r} to each."
         )
-    known = ("messages", "conversations", "prompt", "completion", "text", "chosen", "rejected", "instruction", "output")
-    guesses = [f"{column!r}{guess}" for column in columns if column not in known and (guess := nearest(column, known))]
+    unknown = [column for column in columns if column not in KNOWN]
+    guesses = [f"{column!r}{guess}" for column in unknown if (guess := nearest(column, KNOWN))]
     return (
         f"{found} It reads {READ_BY[task]}. "
         + (f"{' '.join(guesses)} " if guesses else "")

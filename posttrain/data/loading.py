@@ -1,4 +1,4 @@
-"""Reads a dataset of any kind into rows that know where they came from, so that every complaint names its place."""
+"""Reads a dataset of any kind into rows that know where they came from, so that complaints can say it."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Rows(Sequence[Mapping[str, Any]]):
         return self.path or self.name
 
     def where(self, row: int) -> str:
-        """"train.jsonl:17" for a file with a row a line, else "row 16 of train_dataset", counted from 0."""
+        """Such as "train.jsonl:17" for a file with a row a line, else "row 16 of ...", counted from 0."""
         if self.path and self.lines:
             return f"{self.path}:{self.lines[row]}"
         return f"row {row} of {self.source}"
 
 
 def load_rows(source: Any, *, name: str = "train_dataset") -> Rows:
-    """The rows of a dataset object, a list of dicts or a file. Raises DataError for what cannot be read or is empty."""
+    """The rows of a dataset object, a list of dicts or a file. Raises DataError if unreadable or empty."""
     if isinstance(source, Rows):
         rows = source
     elif isinstance(source, str | os.PathLike):
@@ -81,7 +81,7 @@ def _records(source: Any, name: str) -> Sequence[Mapping[str, Any]]:
     if isinstance(source, Mapping):
         raise DataError(
             f"{name}: got a dict with keys {_names(source)}; a dataset is {KINDS}. "
-            "For a dict of columns use datasets.Dataset.from_dict(...); for a dict of splits pass one of them."
+            "For a dict of columns use datasets.Dataset.from_dict(...), of a dict of splits pass one."
         )
     if source is None or isinstance(source, bytes | int | float) or not isinstance(source, Iterable):
         raise DataError(f"{name}: got {_show(source)}; a dataset is {KINDS}.")
@@ -99,7 +99,7 @@ def _from_datasets(source: Any, name: str) -> Sequence[Mapping[str, Any]]:
             f"Pass one of them: {name}=dataset[{first!r}]."
         )
     if isinstance(source, datasets.Dataset):
-        if source.format["type"] == "custom":  # set by with_transform: what the user wants to see is its output
+        if source.format["type"] == "custom":  # by with_transform, whose output is what the user wants
             return list(source)
         return source.with_format(None).to_list()
     if isinstance(source, datasets.IterableDataset):
@@ -137,7 +137,7 @@ def _hint(path: Path) -> str:
             )
         return f": the directory {str(path.parent)!r} does not exist."
     siblings = sorted(p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES or p.is_dir())
-    return nearest(path.name, siblings) or f" (in its directory: {', '.join(siblings[:8]) or 'no data files'})."
+    return nearest(path.name, siblings) or f" (beside it: {', '.join(siblings[:8]) or 'no data files'})."
 
 
 def _from_directory(path: Path, name: str) -> Sequence[Mapping[str, Any]]:
@@ -152,7 +152,7 @@ def _from_directory(path: Path, name: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _open(path: Path) -> TextIO:
-    # newline="" leaves line ends to the csv reader, and json does not mind them; utf-8-sig drops a byte-order mark
+    # newline="" leaves line ends to the csv reader; utf-8-sig drops a byte-order mark
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
     return path.open(encoding="utf-8-sig", newline="")
@@ -165,15 +165,15 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path}: about line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8, for example with "
-            f"`iconv -f latin1 -t utf-8 {path.name}`."
+            f"{path}: about line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8, for example "
+            f"with `iconv -f latin1 -t utf-8 {path.name}`."
         ) from None
     except (gzip.BadGzipFile, EOFError) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}). Copy or download it again.") from None
 
 
 def _from_json(path: Path, name: str) -> Rows:
-    """Rows of an array of objects, or of one object a line: told apart by the first character, not by the name."""
+    """Rows of an array of objects, or of one object a line: the first character tells, not the name."""
     text = _read(path)
     if text.lstrip()[:1] == "[":
         try:

@@ -13,7 +13,8 @@ Message = dict[str, Any]
 ROLES = {
     "system": "system", "developer": "developer",
     "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
+    "chatgpt": "assistant",
     "tool": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool", "function": "tool",
     "function_call": "function_call", "tool_call": "function_call",
 }  # fmt: skip
@@ -23,8 +24,8 @@ def read_messages(value: Any, column: str) -> list[Message]:
     """The messages of a conversation: role/content or from/value dicts, a single one, or either as JSON text.
 
     Roles become system, user, assistant or tool; a ShareGPT `function_call` becomes an assistant message with
-    `tool_calls`; content given as parts becomes text and `reasoning_content`. Other keys are kept for the template.
-    Raises DataError without the row's place, which the caller knows.
+    `tool_calls`; content given as parts becomes text and `reasoning_content`. Other keys are kept for the
+    template. Raises DataError without the row's place, which the caller knows.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):  # a CSV cell
         try:
@@ -43,9 +44,12 @@ def read_messages(value: Any, column: str) -> list[Message]:
 
 def _message(value: Any, place: str) -> Message:
     if not isinstance(value, Mapping):
-        raise DataError(f'{place} must be {{"role": ..., "content": ...}}, got {type(value).__name__} {str(value)[:40]!r}.')
-    message = {key: item for key, item in value.items() if item is not None}  # datasets fills absent keys with None
-    role_key, content_key = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+        got = f"{type(value).__name__} {str(value)[:40]!r}"
+        raise DataError(f'{place} must be {{"role": ..., "content": ...}}, got {got}.')
+    # datasets fills keys that a row does not have with None
+    message = {key: item for key, item in value.items() if item is not None}
+    sharegpt = "from" in message and "role" not in message
+    role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
     if role_key not in message:
         found = ", ".join(map(str, value)) or "none"
         raise DataError(f"{place} has no 'role' (its keys: {found}). A message needs 'role' and 'content'.")
@@ -91,7 +95,7 @@ def _parts(parts: Any, place: str) -> dict[str, Any]:
         kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
         text = part.get("text", part.get("value")) if isinstance(part, Mapping) else None
         if kind not in ("text", "reasoning", "tool_call"):
-            raise DataError(f"{place}.content[{index}] is of type {kind!r}; only text conversations can be trained on.")
+            raise DataError(f"{place}.content[{index}] is of type {kind!r}; only text can be trained on.")
         if not isinstance(text, str):
             raise DataError(f"{place}.content[{index}] has no text.")
         if kind == "text":
@@ -113,20 +117,21 @@ def read_tools(value: Any) -> list[Any] | None:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise DataError(f"'tools' is not valid JSON: {error}. It must be a list of tool descriptions.") from None
+            raise DataError(f"'tools' is not valid JSON ({error}); it must be a list of tools.") from None
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise DataError(f"'tools' must be a list of tool descriptions, got {type(value).__name__} {str(value)[:40]!r}.")
+        raise DataError(f"'tools' must be a list of tools, got {type(value).__name__} {str(value)[:40]!r}.")
     bare = [isinstance(tool, Mapping) and "name" in tool and "function" not in tool for tool in value]
     return [{"type": "function", "function": tool} if lone else tool for tool, lone in zip(value, bare)] or None
 
 
 def is_empty(message: Message) -> bool:
     """Whether there is nothing in the message for a model to say."""
-    return not (str(message["content"]).strip() or message.get("tool_calls") or message.get("reasoning_content"))
+    said = message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content")
+    return not said
 
 
 def shown_messages(messages: list[Message], template: str, notes: set[str]) -> list[Message]:
-    """The messages as this chat template can show them: a tool call it does not know is written out in the content.
+    """The messages as this chat template can show them: calls it cannot show go into the content.
 
     What it leaves out altogether is noted.
     """

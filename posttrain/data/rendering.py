@@ -1,13 +1,13 @@
 """Turns conversations and texts into token ids with the spans that are trained.
 
-A trained span is what the model itself would have to write: it starts where the prompt's rendering (with the
-generation prompt) stops being a prefix of the whole rendering, and ends with the token that ends the turn. Prompt,
-system, user and tool tokens are never in a span, nor is what the template writes after the end of a turn.
+A trained span is what the model itself would have to write: it starts where the prompt's rendering (with
+the generation prompt) stops being a prefix of the whole rendering, and ends with the token that ends the
+turn. Prompt, system, user and tool tokens are never in a span, nor is what the template writes after the end
+of a turn.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -57,8 +57,6 @@ class Renderer:
         self._ends: frozenset[int] | None = None
         self._end_texts: list[str] = []
 
-    # -- plain text ---------------------------------------------------------------------------------------------
-
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of whole texts with what the tokenizer adds around them, and one eos at the end.
 
@@ -76,8 +74,8 @@ class Renderer:
         """The end-of-text token. Raises DataError if there is none."""
         if not self.tokenizer.eos_token:
             raise DataError(
-                "The tokenizer has no eos_token, so a trained model could not stop. Set tokenizer.eos_token to the "
-                "token that ends a text in this model's vocabulary."
+                "The tokenizer has no eos_token, so a trained model could not stop. Set tokenizer.eos_token "
+                "to the token that ends a text in this model's vocabulary."
             )
         return self.tokenizer.eos_token
 
@@ -92,24 +90,22 @@ class Renderer:
     def _ids(self, texts: list[str], **options: Any) -> list[list[int]]:
         return self.tokenizer(texts, verbose=False, **options)["input_ids"] if texts else []
 
-    # -- conversations ------------------------------------------------------------------------------------------
-
     @property
     def ends(self) -> frozenset[int]:
         """The tokens that end an assistant turn."""
         if self._ends is None:
             if not self.tokenizer.chat_template:
                 raise DataError(
-                    "The rows are conversations, but the tokenizer has no chat template. Set tokenizer.chat_template "
-                    "(posttrain.load_model_and_tokenizer sets a default one), or give plain text in 'text' or in "
-                    "'prompt' and 'completion'."
+                    "The rows are conversations, but the tokenizer has no chat template. Set "
+                    "tokenizer.chat_template (posttrain.load_model_and_tokenizer sets a default one), or "
+                    "give plain text in 'text' or in 'prompt' and 'completion'."
                 )
             self._ends = turn_ends(self.tokenizer)
             self._end_texts = self.tokenizer.convert_ids_to_tokens(sorted(self._ends))
         return self._ends
 
     def render(self, conversations: Sequence[Conversation], add_generation_prompt: bool = False) -> list[str]:
-        """The text of each conversation. Raises DataError with the place of one that the template refuses."""
+        """The text of each conversation. Raises DataError, with its place, if the template refuses one."""
         plain = [i for i, c in enumerate(conversations) if not c.tools and not c.template_kwargs]
         texts: dict[int, str] = {}
         try:
@@ -135,7 +131,7 @@ class Renderer:
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             roles = ", ".join(message["role"] for message in conversation.messages)
             raise DataError(
-                f"{conversation.place}: the chat template refuses the conversation (roles: {roles}): {error}. "
+                f"{conversation.place}: the chat template refuses the conversation (roles: {roles}): {error} "
                 "Mend the row, or set a tokenizer.chat_template that takes it."
             ) from None
 
@@ -143,9 +139,9 @@ class Renderer:
         """Each conversation as sequences of tokens with trained spans; none where there is nothing to train.
 
         "turns": the assistant's turns, each up to the token that ends it. "completion": all after the prompt.
-        "everything": all but the first token. A conversation is one sequence, except for "turns" under a template
-        that renders a turn differently once others follow (as when reasoning is dropped from history): then each
-        turn is a sequence of its own, in the context in which it would be generated.
+        "everything": all but the first token. A conversation is one sequence, except for "turns" under a
+        template that renders a turn differently once others follow (as when reasoning is dropped from
+        history): then each turn is a sequence of its own, in the context in which it would be generated.
         """
         if trained == "turns":
             return self._turns(conversations)
@@ -171,12 +167,10 @@ class Renderer:
         return self._ids(texts, add_special_tokens=False)  # the template has written them
 
     def _prompt_lengths(self, conversations: Sequence[Conversation], wholes: Sequence[list[int]]) -> list[int]:
-        """How many tokens of each whole rendering are those of its prompt's, which is rendered and split on its own."""
+        """How many ids of each whole rendering are its prompt's when that is split on its own."""
         prompts = [_cut(conversation, conversation.start) for conversation in conversations]
         ids = iter(self._rendered_ids(self.render([p for p in prompts if p.messages], add_generation_prompt=True)))
-        return [
-            common_prefix(next(ids), whole) if prompt.messages else 0 for prompt, whole in zip(prompts, wholes)
-        ]
+        return [common_prefix(next(ids), whole) if prompt.messages else 0 for prompt, whole in zip(prompts, wholes)]
 
     def _turns(self, conversations: Sequence[Conversation]) -> list[list[Rendered]]:
         turns = [conversation.turns() for conversation in conversations]
@@ -193,12 +187,12 @@ class Renderer:
         for whole, prompts, parts in zip(wholes, openings, earlier):
             if all(self._continues(whole, prompt, part) for prompt, part in zip(prompts, parts)):
                 texts.append(whole)
-                starts.append([_shared(prompt, whole) for prompt in prompts])
+                starts.append([common_prefix(prompt, whole) for prompt in prompts])
                 counts.append(1)
             else:
                 self.rewritten += 1
                 texts.extend([*parts, whole])
-                starts.extend([_shared(prompt, text)] for prompt, text in zip(prompts, [*parts, whole]))
+                starts.extend([common_prefix(prompt, text)] for prompt, text in zip(prompts, [*parts, whole]))
                 counts.append(len(prompts))
         sequences = self._spans(texts, starts, [job for job, count in zip(jobs, counts) for _ in range(count)])
         # A prompt column, as in TRL, is split on its own, and the completion starts where the ids part.
@@ -229,13 +223,11 @@ class Renderer:
 
     def _continues(self, whole: str, prompt: str, part: str) -> bool:
         """Whether the conversation up to a turn's end stands unchanged at the beginning of the whole."""
-        begin = _shared(prompt, part)
+        begin = common_prefix(prompt, part)
         ends = [place + len(text) for text in self._end_texts if (place := part.find(text, begin)) >= 0]
         return bool(ends) and whole.startswith(part[: min(ends)])
 
-    def _spans(
-        self, texts: list[str], starts: Sequence[list[int]], jobs: Sequence[Conversation]
-    ) -> list[Rendered]:
+    def _spans(self, texts: list[str], starts: Sequence[list[int]], jobs: Sequence[Conversation]) -> list[Rendered]:
         """The ids of the texts with a span from each start to the next end of a turn."""
         if not texts:
             return []
@@ -248,8 +240,9 @@ class Renderer:
                 end = next((i for i in range(start, len(ids)) if ids[i] in self.ends), None)
                 if end is None:
                     raise DataError(
-                        f"{job.place}: the chat template writes no end of turn after an assistant message here, so "
-                        f"nothing would teach the model to stop. Expected one of {', '.join(self._end_texts)}."
+                        f"{job.place}: the chat template writes no end of turn after an assistant message, so "
+                        "nothing would teach the model to stop. Expected one of "
+                        f"{', '.join(self._end_texts)}."
                     )
                 spans.append((start, end + 1))
             rendered.append(Rendered(tokens=ids[: spans[-1][1]], trained=spans))
@@ -276,13 +269,8 @@ def _cut(conversation: Conversation, end: int) -> Conversation:
     )
 
 
-def _shared(one: str, other: str) -> int:
-    """The length of the common prefix of two texts."""
-    return len(one) if other.startswith(one) else len(os.path.commonprefix([one, other]))
-
-
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two sequences have in common at the beginning."""
+def common_prefix(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many ids or characters two sequences have in common at the beginning."""
     length = min(len(one), len(other))
     if one[:length] == other[:length]:
         return length

@@ -37,12 +37,12 @@ class DataReport:
     truncated: int = 0  # rows kept, but cut to max_length
     tokens: int = 0  # of all trees, shared prompts counted once
     trained_tokens: int = 0
-    lengths: dict[str, int] = field(default_factory=dict)  # tokens of a sequence: "50%", "90%", "99%", "longest"
+    lengths: dict[str, int] = field(default_factory=dict)  # of sequences: "50%", ..., "longest"
     notes: tuple[str, ...] = ()
     example: tuple[tuple[str, bool], ...] = ()  # pieces of one rendered row, and whether they are trained
 
     def render_marked(self, color: bool | None = None) -> str:
-        """One row as the model sees it, its trained part in [[...]], or in green where the terminal has colours."""
+        """One row as the model sees it, its trained part in [[...]], or in green on a terminal."""
         if color is None:
             color = sys.stdout.isatty()
         begin, end = ("\033[32m", "\033[0m") if color else ("[[", "]]")
@@ -55,7 +55,7 @@ class DataReport:
             f"{self.source}: {self.rows_read:,} rows read, {self.rows_kept:,} kept. Format {self.format}: "
             f"{self.understood}.",
             f"Trained: {self.trained}",
-            f"{self.tokens:,} tokens, {self.trained_tokens:,} of them trained ({share:.0f}%). Sequence lengths: "
+            f"{self.tokens:,} tokens, {self.trained_tokens:,} of them trained ({share:.0f}%). Lengths: "
             + ", ".join(f"{name} {length:,}" for name, length in self.lengths.items()) + ".",
         ]  # fmt: skip
         if self.truncated:
@@ -91,21 +91,20 @@ class Tally:
         self, trees: Sequence[Segment], tokenizer: Any, *, source: str, remedy: str, **fields: Any
     ) -> DataReport:
         """The report on these trees. Raises DataError if there are none."""
-        dropped = {
-            reason: Dropped(count=count, first=tuple(first)) for reason, (count, first) in self.dropped.items()
-        }
+        dropped = {reason: Dropped(count=count, first=tuple(first)) for reason, (count, first) in self.dropped.items()}
         if not trees:
             reasons = "; ".join(f"{d.count} {reason} ({', '.join(d.first)})" for reason, d in dropped.items())
             raise DataError(f"{source}: no row is left to train on. Dropped: {reasons}. {remedy}")
         lengths = sorted(length for tree in trees for length in _path_lengths(tree, 0))
         places = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1.0}
+        last = len(lengths) - 1
         return DataReport(
             source=source,
             dropped=dropped,
             truncated=self.truncated,
             tokens=sum(tree.size for tree in trees),
-            trained_tokens=sum(end - begin for tree in trees for leaf in tree.leaves() for begin, end in leaf.trained),
-            lengths={name: lengths[min(int(len(lengths) * share), len(lengths) - 1)] for name, share in places.items()},
+            trained_tokens=sum(e - b for tree in trees for leaf in tree.leaves() for b, e in leaf.trained),
+            lengths={name: lengths[min(int((last + 1) * share), last)] for name, share in places.items()},
             example=_pieces(trees[0], tokenizer),
             **fields,
         )

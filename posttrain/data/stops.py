@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jinja2
+
 from posttrain.errors import DataError
 
 _ANSWER = "posttrainanswerprobe"
@@ -13,15 +15,15 @@ _QUESTION = {"role": "user", "content": "question"}
 def turn_ends(tokenizer: Any) -> frozenset[int]:
     """The special tokens that end an assistant turn: the template's own, last and between turns, and eos.
 
-    Raises DataError if the template puts no special token after the last answer: a model trained so would never stop.
+    Raises DataError if the template puts none after the last answer: a model trained so would never stop.
     """
     answer = {"role": "assistant", "content": _ANSWER}
     last = _special_after_answer(tokenizer, [_QUESTION, answer])
     if last is None:
         raise DataError(
-            "The chat template writes no special token after an assistant's answer, so the trained model would not "
-            f"learn to stop. Put the end of turn there: {{{{ message['content'] }}}}{tokenizer.eos_token or '<eos>'} "
-            "for assistant messages in tokenizer.chat_template, or set another template."
+            "The chat template writes no special token after an assistant's answer, so the trained model "
+            "would not learn to stop. In tokenizer.chat_template end assistant messages with one: "
+            f"{{{{ message['content'] }}}}{tokenizer.eos_token or '<eos>'}; or set another template."
         )
     between = _special_after_answer(tokenizer, [_QUESTION, answer, _QUESTION])
     return frozenset(token for token in (last, between, tokenizer.eos_token_id) if token is not None)
@@ -29,7 +31,13 @@ def turn_ends(tokenizer: Any) -> frozenset[int]:
 
 def _special_after_answer(tokenizer: Any, messages: list[dict[str, str]]) -> int | None:
     """The first special token after the answer, other than one that begins a text."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except (jinja2.TemplateError, TypeError, KeyError) as error:
+        raise DataError(
+            f"The chat template cannot render a question and its answer: {error}. Templates for images want "
+            "content in parts and are not supported; set a tokenizer.chat_template for text."
+        ) from None
     _, found, tail = text.rpartition(_ANSWER)
     if not found:
         return None

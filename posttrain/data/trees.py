@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from posttrain.data.formats import Example, Format, Task, detect, examples, ignored_columns
+from posttrain.data.formats import Content, Example, Format, Task, detect, examples, ignored_columns
 from posttrain.data.loading import Rows, load_rows
 from posttrain.data.messages import Message, shown_messages
 from posttrain.data.rendering import Conversation, Rendered, Renderer, Trained, common_prefix
@@ -52,10 +52,10 @@ def sft_trees(
 ) -> TreeSet:
     """A tree for each row to imitate: one leaf, its trained spans what the model would have to write.
 
-    Trained are: of plain text everything; of prompt and completion the completion; of conversations the assistant's
-    turns, each with the token that ends it. `completion_only_loss=False` trains prompts too;
-    `assistant_only_loss=False` trains every token of a conversation (TRL's default), or of its completion. Under a
-    chat template that renders a turn differently once others follow, a tree has a leaf for each turn.
+    Trained are: of plain text everything; of prompt and completion the completion; of conversations the
+    assistant's turns, each with the token that ends it. `completion_only_loss=False` trains prompts too;
+    `assistant_only_loss=False` trains every token of a conversation (TRL's default), or of its completion.
+    Under a chat template that renders a turn differently once others follow, a tree has a leaf for each turn.
     Raises DataError for rows that cannot be understood, and if no row is left.
     """
     _check(max_length, truncation_mode)
@@ -82,15 +82,27 @@ def sft_trees(
     if renderer.rewritten:
         notes.add(
             f"The chat template renders an answer differently once the conversation goes on, as it did in "
-            f"{renderer.rewritten:,} rows: each answer there is trained in the context in which it is generated."
+            f"{renderer.rewritten:,} rows: each is trained in the context in which it is generated."
         )
     report = tally.report(
-        trees, tokenizer, source=rows.source, format=form.name, understood=form.sentence, rows_read=len(rows),
-        trained=_what_is_trained(form, chunk_is_text=_is_text(rows, form), turns_only=turns_only,
-                                 completion_only=completion_only_loss, given=assistant_only_loss),
-        ignored_columns=tuple(ignored_columns(rows, form)), rows_kept=len(set(kept)), notes=tuple(sorted(notes)),
+        trees,
+        tokenizer,
         remedy=f"Give answers that are not empty, or a larger max_length (it is {max_length}).",
-    )  # fmt: skip
+        source=rows.source,
+        format=form.name,
+        understood=form.sentence,
+        trained=_what_is_trained(
+            form,
+            is_text=_is_text(rows, form),
+            turns_only=turns_only,
+            completion_only=completion_only_loss,
+            given=assistant_only_loss,
+        ),
+        ignored_columns=tuple(ignored_columns(rows, form)),
+        rows_read=len(rows),
+        rows_kept=len(set(kept)),
+        notes=tuple(sorted(notes)),
+    )
     return TreeSet(trees=trees, rows=kept, report=report)
 
 
@@ -105,10 +117,11 @@ def preference_trees(
 ) -> TreeSet:
     """A tree for each pair: the prompt, which both share, with two leaves, chosen first.
 
-    Trained are the assistant's turns of the completions, each with the token that ends it; `train_after_stop=True`
-    trains the whole completions, with the white space that a template writes after the end of a turn, as TRL does.
-    `truncation_mode="keep_end"` cuts the prompt from the left for both leaves alike, by what the longer one needs.
-    Rows whose answers are equal or empty are dropped and counted. Raises DataError as `sft_trees` does.
+    Trained are the assistant's turns of the completions, each with the token that ends it;
+    `train_after_stop=True` trains the whole completions, with the white space that a template writes after the
+    end of a turn, as TRL does. `truncation_mode="keep_end"` cuts the prompt from the left for both leaves
+    alike, by what the longer one needs. Rows whose answers are equal or empty are dropped and counted.
+    Raises DataError as `sft_trees` does.
     """
     _check(max_length, truncation_mode)
     rows = load_rows(rows, name=name)
@@ -130,18 +143,21 @@ def preference_trees(
             trees.append(tree)
             kept.append(example.row)
     if renderer.rewritten:
-        notes.add("Of completions with several answers only the last is trained: the chat template rewrites history.")
-    text = _is_text(rows, form)
+        notes.add("The chat template rewrites history: of several answers in a completion the last is trained.")
+    end = "text" if _is_text(rows, form) else "turn"
     report = tally.report(
-        trees, tokenizer, source=rows.source, format=form.name, understood=form.sentence, rows_read=len(rows),
-        trained=(
-            f"the chosen and the rejected completion, each with its end of {'text' if text else 'turn'}, "
-            "because rows are preferences; prompts are context."
-        ),
-        ignored_columns=tuple(ignored_columns(rows, form)), rows_kept=len(kept), notes=tuple(sorted(notes)),
-        remedy="DPO needs two different answers to the same prompt that begin within max_length "
-        f"(it is {max_length}).",
-    )  # fmt: skip
+        trees,
+        tokenizer,
+        remedy=f"DPO needs two different answers to the same prompt that begin within max_length (it is {max_length}).",
+        source=rows.source,
+        format=form.name,
+        understood=form.sentence,
+        trained=f"the chosen and the rejected answer, each with its end of {end}; prompts are context.",
+        ignored_columns=tuple(ignored_columns(rows, form)),
+        rows_read=len(rows),
+        rows_kept=len(kept),
+        notes=tuple(sorted(notes)),
+    )
     return TreeSet(trees=trees, rows=kept, report=report)
 
 
@@ -156,14 +172,18 @@ def _chunks(rows: Rows, form: Format, tokenizer: Any, notes: set[str]) -> Iterat
     """The rows as examples, as the chat template can show them, some at a time."""
     source = str(tokenizer.chat_template or "")
     stream = examples(rows, form)
+
+    def shown(part: Content) -> Content:
+        return shown_messages(part, source, notes) if isinstance(part, list) else part
+
     while chunk := list(islice(stream, CHUNK)):
         for index, example in enumerate(chunk):
             if example.tools and "tools" not in source:
                 notes.add("The chat template does not show tools: the 'tools' column is not used.")
                 example = replace(example, tools=None)
-            parts = (example.prompt, *example.completions)
-            shown = [shown_messages(part, source, notes) if isinstance(part, list) else part for part in parts]
-            chunk[index] = replace(example, prompt=shown[0], completions=tuple(shown[1:]))
+            prompt = None if example.prompt is None else shown(example.prompt)
+            completions = tuple(shown(completion) for completion in example.completions)
+            chunk[index] = replace(example, prompt=prompt, completions=completions)
         yield chunk
 
 
@@ -269,7 +289,7 @@ def _truncate(sequence: Rendered, max_length: int | None, mode: Truncation) -> R
 def _branch(sequences: Sequence[Rendered], done: int = 0) -> list[Segment]:
     """The sequences, each trained at its end, as trees that share what they have in common before it.
 
-    A later sequence repeats the conversation of an earlier one, so each tree is a chain with a leaf on every link.
+    A later sequence repeats the conversation of an earlier one: a tree is a chain with a leaf on every link.
     """
     first, *rest = sequences
     if not rest:
@@ -283,12 +303,12 @@ def _branch(sequences: Sequence[Rendered], done: int = 0) -> list[Segment]:
 
 
 def _what_is_trained(
-    form: Format, *, chunk_is_text: bool, turns_only: bool, completion_only: bool | None, given: bool | None
+    form: Format, *, is_text: bool, turns_only: bool, completion_only: bool | None, given: bool | None
 ) -> str:
     prompted = form.name not in ("text", "messages", "conversations")
-    if chunk_is_text:
+    if is_text:
         if prompted and completion_only is not False:
-            return "the completion and its end of text, because rows are prompt and completion; prompts are context."
+            return "the completion with its end of text, because rows are prompt and completion."
         asked = "completion_only_loss=False" if prompted else "rows are plain text"
         return f"every token but the first, and the end of text, because {asked}."
     if turns_only:
