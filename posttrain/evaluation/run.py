@@ -70,8 +70,8 @@ def evaluate(
 ) -> Result:
     """The task's result on this model, in the order of its rows; the seed matters where it samples.
 
-    The interval of yes-or-no grades is Wilson's. Where a question has several samples, or grades lie between,
-    it is a bootstrap over questions: samples of one question are not independent.
+    Intervals are over questions, as samples of one question are not independent: Wilson's where every question
+    is right or wrong, a bootstrap where the mean of a question's samples lies between.
     `records_path` gets one JSON line per sample, whole or not at all.
     Raises DataError for a row without a prompt or a grade outside 0 to 1, naming the row; what else a grader
     raises goes through with a note that names the row.
@@ -145,8 +145,7 @@ def _score(records: list[Record], name: str) -> Interval:
     for record in records:
         questions.setdefault(record.row, []).append(record.grades[name])
     means = [sum(grades) / len(grades) for grades in questions.values()]
-    single = all(len(grades) == 1 for grades in questions.values())
-    if single and all(mean in (0.0, 1.0) for mean in means):
+    if all(mean in (0.0, 1.0) for mean in means):
         return wilson(int(sum(means)), len(means))
     return bootstrap_mean(means)
 
