@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ARCHITECTURES
+from tiny import ARCHITECTURES
 
 from posttrain.models.layouts import LAYOUTS, _rows, lay_forest, probe
 from posttrain.models.learner import Learner
