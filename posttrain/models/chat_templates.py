@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import ModelError
@@ -39,12 +40,17 @@ _PROBE = "zxqj"  # content that no template contains, to find the place where a 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The template for a tokenizer without one: ChatML if it has the tokens, else one ending in eos."""
-    vocabulary = tokenizer.get_vocab()
-    template = CHATML if {"<|im_start|>", "<|im_end|>"} <= vocabulary.keys() else PLAIN
+    template = CHATML if all(_knows(tokenizer, token) for token in ("<|im_start|>", "<|im_end|>")) else PLAIN
     # A rendered template is tokenised without adding special tokens: a model that expects a bos gets it here.
     starts = tokenizer("a").input_ids[:1]
     has_bos = tokenizer.bos_token_id is not None and starts == [tokenizer.bos_token_id]
     return "{{ bos_token }}" + template if has_bos else template
+
+
+def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    """Whether the token is one of the vocabulary; asking for the whole vocabulary takes a tenth of a second."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    return found is not None and tokenizer.convert_ids_to_tokens(found) == token
 
 
 def render(
@@ -62,11 +68,11 @@ def render(
         "add_generation_prompt": add_generation_prompt,
     }
     try:
-        return tokenizer.apply_chat_template(list(messages), enable_thinking=False, **options)
+        return str(tokenizer.apply_chat_template(list(messages), enable_thinking=False, **options))
     except (TemplateError, TypeError, ValueError, KeyError):
         pass
     try:
-        return tokenizer.apply_chat_template(list(messages), **options)
+        return str(tokenizer.apply_chat_template(list(messages), **options))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         roles = [message.get("role") for message in messages]
         raise ModelError(
@@ -85,9 +91,7 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dic
     text = render(tokenizer, messages, add_generation_prompt=True)
     if text != render(tokenizer, messages, add_generation_prompt=False):
         return text
-    answered = render(
-        tokenizer, [*messages, {"role": "assistant", "content": _PROBE}], add_generation_prompt=False
-    )
+    answered = render(tokenizer, [*messages, {"role": "assistant", "content": _PROBE}], add_generation_prompt=False)
     place = answered.rfind(_PROBE)
     # A space before the answer is left to the answer: most vocabularies join it to the first word.
     return answered[:place].rstrip(" ") if place >= 0 else text
@@ -120,16 +124,15 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((token for token in ids if token in special), None)
 
 
-def set_stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def set_stop_tokens(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The stop tokens now in the model's generation config, so that `generate` stops at the end of a turn.
 
     Stop tokens that it had are kept. The pad token is set as well; the model's own config is not touched.
     """
-    config = model.generation_config
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = plain.generation_config
     if config is None:
-        raise ModelError(
-            f"{type(model).__name__} has no generation config: it is not a model that generates text."
-        )
+        raise ModelError(f"{type(model).__name__} has no generation config: it is not a model that generates text.")
     known = config.eos_token_id
     before = [] if known is None else [known] if isinstance(known, int) else list(known)
     stops = list(dict.fromkeys([*stop_tokens(tokenizer), *before]))

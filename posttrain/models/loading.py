@@ -35,6 +35,7 @@ from posttrain.models.locating import (
     near_directory,
     read_json,
 )
+from posttrain.models.lora import embedding_rows
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PAD_NAMES = ("<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|finetune_right_pad_id|>", "<unk>")
@@ -53,9 +54,7 @@ def load_model_and_tokenizer(
     trust = bool(init_kwargs.pop("trust_remote_code", False))
     tokenizer = load_tokenizer(model_name, trust_remote_code=trust)
     if use_gpu and (device := _accelerator()) is None:
-        raise ModelError(
-            "use_gpu=True, but torch sees no GPU here. Use use_gpu=False, or install torch for your GPU."
-        )
+        raise ModelError("use_gpu=True, but torch sees no GPU here. Use use_gpu=False, or install torch for your GPU.")
     init_kwargs.setdefault("device", device if use_gpu else "cpu")
     model = load_model(model_name, trust_remote_code=trust, **init_kwargs)
     notes = prepare_tokenizer(tokenizer, model)
@@ -66,9 +65,7 @@ def load_model_and_tokenizer(
     return model, tokenizer
 
 
-def load_tokenizer(
-    name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in the directory or of that name, as it is; `prepare_tokenizer` fills in what it lacks.
 
     An adapter directory without one gives its base model's. Raises ModelError where there is none.
@@ -86,9 +83,7 @@ def load_tokenizer(
         name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     )
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
-        raise ModelError(
-            f"the tokenizer of {name!r} has no vocabulary but its special tokens: files are missing."
-        )
+        raise ModelError(f"the tokenizer of {name!r} has no vocabulary but its special tokens: files are missing.")
     return tokenizer
 
 
@@ -125,20 +120,19 @@ def load_model(
     if directory is not None:
         check_model_directory(directory)
     name = str(directory or name_or_path)
-    config = _pretrained(
-        name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    )
+    config = _pretrained(name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
     check_architecture(name, config, trust_remote_code=trust_remote_code)
     place = torch.device(device or _accelerator() or "cpu")
     asked = dtype if dtype is not None else init_kwargs.pop("dtype", init_kwargs.pop("torch_dtype", None))
     weights = as_dtype(asked) if asked is not None else choose_dtype(config, place)
-    model, found = _pretrained(
+    loaded: Any = _pretrained(
         name,
         "model",
         lambda: AutoModelForCausalLM.from_pretrained(
             name, dtype=weights, trust_remote_code=trust_remote_code, output_loading_info=True, **init_kwargs
         ),
     )
+    model, found = loaded
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise ModelError(
@@ -177,15 +171,11 @@ def check_architecture(name: str, config: PreTrainedConfig, *, trust_remote_code
     if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(
-            f"{name!r} has the architecture {shown}, which does not predict the next token. {needed}"
-        )
+        raise ModelError(f"{name!r} has the architecture {shown}, which does not predict the next token. {needed}")
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]
     decoders = {causal} if isinstance(causal, str) else set(causal)
     # A bare "...Model" was saved without its head; whether the head is tied shows when the weights are loaded.
-    if kinds and not any(
-        kind in decoders or kind.endswith(("ForCausalLM", "LMHeadModel", "Model")) for kind in kinds
-    ):
+    if kinds and not any(kind in decoders or kind.endswith(("ForCausalLM", "LMHeadModel", "Model")) for kind in kinds):
         for ending, what in (
             ("ForMaskedLM", "an encoder that fills in masked words"),
             ("ForPreTraining", "an encoder in pretraining"),
@@ -208,11 +198,7 @@ def prepare_tokenizer(
     notes = []
     if not tokenizer.chat_template:
         tokenizer.chat_template = default_template(tokenizer)
-        kind = (
-            "ChatML"
-            if tokenizer.chat_template.endswith(CHATML)
-            else "a plain one (System:, User:, Assistant:)"
-        )
+        kind = "ChatML" if tokenizer.chat_template.endswith(CHATML) else "a plain one (System:, User:, Assistant:)"
         notes.append(f"no chat template was set: {kind} is used")
     if tokenizer.eos_token_id is None:
         stop = end_of_turn(tokenizer)
@@ -242,7 +228,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
     Some models come with a tokenizer that has a few special tokens more than they have rows (Gemma 3's image
     token); as long as no text contains them, they do no harm.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_rows(model)
     beyond = {token: name for name, token in tokenizer.get_vocab().items() if token >= rows}
     if not beyond:
         return []
@@ -257,9 +243,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
             " else take the model's own tokenizer."
         )
     names = ", ".join(beyond[token] for token in sorted(beyond)[:5])
-    return [
-        f"the model has no embedding for {len(beyond)} special tokens, which no text may contain: {names}"
-    ]
+    return [f"the model has no embedding for {len(beyond)} special tokens, which no text may contain: {names}"]
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -312,13 +296,9 @@ def _reason(name: str, error: Exception) -> str:
     if cause == "GatedRepoError" or "gated repo" in text:
         return "its owner asks for consent. Accept the terms on its page and log in with `hf auth login`."
     if "trust_remote_code" in text:
-        return (
-            "it brings its own Python code. Read that code, and if you trust it set trust_remote_code=True."
-        )
+        return "it brings its own Python code. Read that code, and if you trust it set trust_remote_code=True."
     if "model type" in text and "does not recognize" in text:
-        return (
-            f"{first} Set trust_remote_code=True if it brings its own code, or install a newer transformers."
-        )
+        return f"{first} Set trust_remote_code=True if it brings its own code, or install a newer transformers."
     if isinstance(error, SafetensorError):
         return f"a weights file is broken ({first}). Copy or download it again."
     if isinstance(error, RuntimeError) and "mismatched" in text:

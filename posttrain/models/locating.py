@@ -69,8 +69,7 @@ def check_model_directory(directory: Path) -> None:
         inside = sorted(
             entry.name
             for entry in directory.iterdir()
-            if entry.is_dir()
-            and ((entry / "config.json").exists() or (entry / "adapter_config.json").exists())
+            if entry.is_dir() and ((entry / "config.json").exists() or (entry / "adapter_config.json").exists())
         )
         hint = f" One of these in it may be meant: {', '.join(inside[-5:])}." if inside else ""
         held = ", ".join(sorted(names)[:8]) or "nothing"
@@ -98,9 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{str(path)!r} is not valid JSON ({error}). Copy or download the file again."
-        ) from error
+        raise ModelError(f"{str(path)!r} is not valid JSON ({error}). Copy or download the file again.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{str(path)!r} holds no JSON object. Copy or download the file again.")
     return content

@@ -35,9 +35,13 @@ class ParameterCount:
 def trainable_parameters(model: nn.Module) -> ParameterCount:
     """How many parameters require a gradient and how many there are; tied ones count once."""
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return ParameterCount(
-        trainable=sum(n for n, trained in counts if trained), total=sum(n for n, _ in counts)
-    )
+    return ParameterCount(trainable=sum(n for n, trained in counts if trained), total=sum(n for n, _ in counts))
+
+
+def embedding_rows(model: PreTrainedModel | PeftModel) -> int:
+    """How many tokens the model embeds; a tokenizer's vocabulary may be smaller."""
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
 
 
 def apply_lora(
@@ -93,11 +97,7 @@ def lora_config(peft_config: LoraConfig | Mapping[str, Any] | Any) -> LoraConfig
     if isinstance(peft_config, Mapping):
         fields = dict(peft_config)
     elif hasattr(peft_config, "lora_r"):
-        fields = {
-            theirs: getattr(peft_config, ours)
-            for ours, theirs in SETTINGS.items()
-            if hasattr(peft_config, ours)
-        }
+        fields = {theirs: getattr(peft_config, ours) for ours, theirs in SETTINGS.items() if hasattr(peft_config, ours)}
         fields["target_modules"] = getattr(peft_config, "lora_target_modules", None)
         fields = {name: value for name, value in fields.items() if value is not None}
     else:
@@ -128,7 +128,7 @@ def merge_and_save(model: PeftModel, directory: str | Path) -> None:
     check_merged(model, merged)
     directory = Path(directory)
     merged.save_pretrained(directory)
-    model.save_pretrained(directory / ADAPTER_FOLDER)
+    model.save_pretrained(str(directory / ADAPTER_FOLDER))
 
 
 def merged_copy(model: PeftModel) -> PreTrainedModel:
@@ -136,7 +136,7 @@ def merged_copy(model: PeftModel) -> PreTrainedModel:
     shadow = _shadow(model)
     try:
         # Safe merging puts new tensors in the place of the shared ones instead of adding into them.
-        merged: PreTrainedModel = shadow.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        merged: PreTrainedModel = shadow.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise ModelError(f"the adapter cannot be merged: {error}") from error
     return merged
@@ -149,12 +149,11 @@ def check_merged(model: PeftModel, merged: PreTrainedModel, *, tokens: int = 16)
     Raises ModelError where it is beyond rounding: 1e-3 in float32, a mean of 0.1 in shorter formats.
     """
     adapted = _shadow(model).eval()
-    vocabulary = merged.get_input_embeddings().weight.shape[0]
+    vocabulary = embedding_rows(merged)
     generator = torch.Generator().manual_seed(0)
     row = torch.randint(vocabulary, (1, tokens), generator=generator).to(merged.device)
     before, after = (
-        part.eval()(input_ids=row, use_cache=False).logits.float().log_softmax(-1)
-        for part in (adapted, merged)
+        part.eval()(input_ids=row, use_cache=False).logits.float().log_softmax(-1) for part in (adapted, merged)
     )
     gap = (before - after).abs()
     exact = merged.dtype == torch.float32
@@ -169,18 +168,16 @@ def check_merged(model: PeftModel, merged: PreTrainedModel, *, tokens: int = 16)
 
 
 def _shadow(model: PeftModel) -> PeftModel:
-    """A copy of the modules over the same weights, on the CPU: replacing its parameters leaves the model's own alone."""
+    """A copy of the modules over the same weights, on the CPU: its parameters can be replaced, not the model's own."""
     shared = {id(p): nn.Parameter(p.detach().cpu(), requires_grad=False) for p in model.parameters()}
-    shadow: PeftModel = copy.deepcopy(model, memo=shared)  # type: ignore[arg-type]
+    shadow: PeftModel = copy.deepcopy(model, memo=shared)
     return shadow.cpu()
 
 
 def _active(model: PeftModel) -> str:
     active = model.active_adapter
     if not isinstance(active, str):
-        raise ModelError(
-            f"the model has several active adapters ({active}): choose one with model.set_adapter(name)."
-        )
+        raise ModelError(f"the model has several active adapters ({active}): choose one with model.set_adapter(name).")
     return active
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ def save_model(
     with its chat template. A model with an adapter is written merged, with the adapter alone in `adapter/`.
     """
     directory = Path(directory)
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     notes = _make_saveable(plain)
     if tokenizer is not None:
         set_stop_tokens(plain, tokenizer)
@@ -44,10 +45,7 @@ def _make_saveable(model: PreTrainedModel) -> list[str]:
     try:
         config.validate(strict=True)
     except ValueError as error:
-        kept = {
-            name: getattr(config, name)
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "max_length")
-        }
+        kept = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id", "max_length")}
         model.generation_config = GenerationConfig(**kept)
         return [f"the model's generation config contradicted itself and was reduced to its tokens: {error}"]
     return []

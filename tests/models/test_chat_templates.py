@@ -49,9 +49,7 @@ def plain_tokenizer(**options):
 
 def test_plain_template_ends_in_eos_and_its_prompt_is_a_prefix():
     tokenizer = plain_tokenizer()
-    text = render(
-        tokenizer, [{"role": "system", "content": "Be kind."}, *ANSWERED], add_generation_prompt=False
-    )
+    text = render(tokenizer, [{"role": "system", "content": "Be kind."}, *ANSWERED], add_generation_prompt=False)
     assert text == "System: Be kind.\nUser: Who are you?\nAssistant: I am Qwen.</s>\n"
     prompt = render(tokenizer, USER, add_generation_prompt=True)
     full = render(tokenizer, ANSWERED, add_generation_prompt=False)
@@ -64,9 +62,7 @@ def test_plain_template_ends_in_eos_and_its_prompt_is_a_prefix():
 def test_default_template_starts_with_bos_only_where_the_tokenizer_adds_one():
     tokenizer = plain_tokenizer(bos_token="<s>")
     assert not default_template(tokenizer).startswith("{{ bos_token }}")
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     assert render(tokenizer, USER, add_generation_prompt=True).startswith("<s>User:")
 
 

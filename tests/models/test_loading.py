@@ -44,7 +44,7 @@ def test_dtype_of_the_checkpoint_does_not_decide(tiny_model, tmp_path):
     assert load_model(tmp_path).dtype == torch.float32
     assert load_model(tmp_path, dtype="bf16").dtype == torch.bfloat16
     assert load_model(tmp_path, torch_dtype=torch.float16).dtype == torch.float16
-    with pytest.raises(ModelError, match="float64.*allowed are float32"):
+    with pytest.raises(ModelError, match=r"float64.*allowed are float32"):
         load_model(tmp_path, dtype="float64")
 
 
@@ -73,9 +73,7 @@ def test_misspelt_relative_path_is_no_hub_name(tiny_model_dir, monkeypatch, tmp_
 
 def test_unknown_name_offline(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ModelError, match="'nobody/nothing' cannot be loaded.*not in the local cache.*HF_HUB_OFFLINE"
-    ):
+    with pytest.raises(ModelError, match=r"'nobody/nothing' cannot be loaded.*not in the local cache.*HF_HUB_OFFLINE"):
         load_model("nobody/nothing")
 
 
@@ -87,12 +85,12 @@ def test_directory_that_holds_no_model_names_the_ones_in_it(tiny_model_dir, tmp_
 
 
 def test_file_instead_of_a_directory(tiny_model_dir):
-    with pytest.raises(ModelError, match="is a file. Give the directory"):
+    with pytest.raises(ModelError, match=r"is a file. Give the directory"):
         load_model(tiny_model_dir("qwen2") + "/model.safetensors")
 
 
 def test_empty_name():
-    with pytest.raises(ModelError, match="empty"):
+    with pytest.raises(ModelError, match=r"empty"):
         load_model("")
 
 
@@ -101,17 +99,17 @@ def test_missing_broken_and_cut_weights(tiny_model_dir, tmp_path):
     weights = tmp_path / "qwen2-0" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:20])
-    with pytest.raises(ModelError, match="weights file is broken"):
+    with pytest.raises(ModelError, match=r"weights file is broken"):
         load_model(directory)
     weights.unlink()
-    with pytest.raises(ModelError, match="no weights.*not finished"):
+    with pytest.raises(ModelError, match=r"no weights.*not finished"):
         load_model(directory)
 
 
 def test_broken_config(tiny_model_dir, tmp_path):
     directory = tiny_model_dir("qwen2")
     (tmp_path / "qwen2-0" / "config.json").write_text('{"model_type":')
-    with pytest.raises(ModelError, match="not a valid JSON"):
+    with pytest.raises(ModelError, match=r"not a valid JSON"):
         load_model(directory)
 
 
@@ -119,34 +117,32 @@ def test_unknown_model_type_and_own_code(tiny_model_dir, tmp_path):
     directory = tiny_model_dir("qwen2")
     config = tmp_path / "qwen2-0" / "config.json"
     config.write_text(json.dumps({"model_type": "zork"}))
-    with pytest.raises(ModelError, match="zork.*newer transformers"):
+    with pytest.raises(ModelError, match=r"zork.*newer transformers"):
         load_model(directory)
     config.write_text(json.dumps({"model_type": "zork", "auto_map": {"AutoConfig": "a.B"}}))
-    with pytest.raises(ModelError, match="its own Python code.*trust_remote_code=True"):
+    with pytest.raises(ModelError, match=r"its own Python code.*trust_remote_code=True"):
         load_model(directory)
 
 
 def test_weights_that_do_not_fit_the_config(tiny_model_dir, capsys):
-    with pytest.raises(ModelError, match="other shapes"):
+    with pytest.raises(ModelError, match=r"other shapes"):
         load_model(tiny_model_dir("qwen2"), hidden_size=64)
-    with pytest.raises(ModelError, match="does not know this setting"):
+    with pytest.raises(ModelError, match=r"does not know this setting"):
         load_model(tiny_model_dir("qwen2"), hiden_size=64)
 
 
 def test_encoder_is_refused(tmp_path):
     BertForMaskedLM(
-        BertConfig(
-            vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-        )
+        BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     ).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="an encoder that fills in masked words.*ForCausalLM"):
+    with pytest.raises(ModelError, match=r"an encoder that fills in masked words.*ForCausalLM"):
         load_model(tmp_path)
 
 
 def test_encoder_decoder_is_refused(tmp_path):
     config = T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="an encoder-decoder"):
+    with pytest.raises(ModelError, match=r"an encoder-decoder"):
         load_model(tmp_path)
 
 
@@ -154,7 +150,7 @@ def test_reward_model_is_refused(tiny_model, tmp_path):
     config = tiny_model("qwen2").config
     config.num_labels = 1
     Qwen2ForSequenceClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="a classifier or reward model"):
+    with pytest.raises(ModelError, match=r"a classifier or reward model"):
         load_model(tmp_path)
 
 
@@ -185,13 +181,13 @@ def test_adapter_directory_is_put_onto_its_base(tiny_model_dir, tmp_path):
     assert any(p.requires_grad for p in loaded.parameters())
 
     shutil.rmtree(base)
-    with pytest.raises(ModelError, match="belongs to the base model.*is not there"):
+    with pytest.raises(ModelError, match=r"belongs to the base model.*is not there"):
         load_model(tmp_path / "adapter")
 
 
 def test_no_gpu(monkeypatch, tiny_model_dir):
     monkeypatch.setattr("posttrain.models.loading._accelerator", lambda: None)
-    with pytest.raises(ModelError, match="sees no GPU"):
+    with pytest.raises(ModelError, match=r"sees no GPU"):
         load_model_and_tokenizer(tiny_model_dir("qwen2"), use_gpu=True)
 
 
@@ -223,7 +219,7 @@ def test_missing_eos_is_the_templates_end_of_turn_or_an_error(make_tokenizer):
 
     tokenizer = make_tokenizer(eos_token=None, pad_token=None)
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(ModelError, match="no answer would ever stop"):
+    with pytest.raises(ModelError, match=r"no answer would ever stop"):
         prepare_tokenizer(tokenizer)
 
 
@@ -240,5 +236,5 @@ def test_vocabulary_larger_than_the_model(tiny_tokenizer, tiny_model):
 
 
 def test_tokenizer_of_another_model(tiny_tokenizer, tiny_model):
-    with pytest.raises(ModelError, match="embeds only 300 tokens"):
+    with pytest.raises(ModelError, match=r"embeds only 300 tokens"):
         prepare_tokenizer(tiny_tokenizer, tiny_model("llama", vocab_size=300))

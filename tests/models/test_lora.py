@@ -19,7 +19,7 @@ def trained(model, config=None):
     adapted = apply_lora(model, config or {"r": 4})
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
-        for name, parameter in adapted.named_parameters():
+        for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return adapted
@@ -85,9 +85,7 @@ def test_training_state_of_the_live_model_stays(tiny_model, tmp_path):
     merge_and_save(model, tmp_path)
     assert flags == [module.training for module in model.modules()]
     assert gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
-    assert all(
-        torch.equal(gradients[name], p.grad) for name, p in model.named_parameters() if name in gradients
-    )
+    assert all(torch.equal(gradients[name], p.grad) for name, p in model.named_parameters() if name in gradients)
 
 
 def test_a_wrong_merge_is_noticed(tiny_model):
