@@ -121,7 +121,8 @@ def _demonstration(row: Row, text_field: str) -> Format | None:
         return _text(text_field)
     if isinstance(row.get("label"), bool):
         return None
-    for column in ("messages", "conversations"):
+    compared = "chosen" in row and "rejected" in row  # then `conversations` holds only the prompt
+    for column in ("messages",) if compared else ("messages", "conversations"):
         if column in row:
             return _conversation(column)
     if "prompt" in row and "completion" in row:
@@ -298,7 +299,8 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
     if "prompt" in row and not {"chosen", "rejected", "completion"} & set(columns):
         return (
             f"{found} These are prompts without answers, which GRPO learns from. {task} needs "
-            f"{'an answer in completion' if task == 'SFT' else 'chosen and rejected answers'!r} to each."
+            f"{'an answer to each' if task == 'SFT' else 'a chosen and a rejected answer to each'}"
+            f" ({READ_BY[task]})."
         )
     unknown = [column for column in columns if column not in KNOWN]
     guesses = [f"{column!r}{guess}" for column in unknown if (guess := nearest(column, KNOWN))]

@@ -226,25 +226,27 @@ def _demonstrations(
 def _text_ids(renderer: Renderer, pieces: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int]]:
     """The ids of prompt and completion together, and where the completion starts in them."""
     wholes = renderer.texts([prompt + completion for prompt, completion in pieces])
-    prompts = iter(renderer.prompts([prompt for prompt, _ in pieces if prompt]))
-    return wholes, [common_prefix(next(prompts), whole) if prompt else 0 for (prompt, _), whole in zip(pieces, wholes)]
+    unique = list({prompt: None for prompt, _ in pieces if prompt})
+    prompts = dict(zip(unique, renderer.prompts(unique)))
+    return wholes, [
+        common_prefix(prompts[prompt], whole) if prompt else 0 for (prompt, _), whole in zip(pieces, wholes)
+    ]
 
 
 def _pairs(renderer: Renderer, chunk: Sequence[Example], after_stop: bool) -> list[tuple[Rendered, ...]]:
     """The chosen and the rejected sequence of each example; fewer where there is nothing to train."""
-    sides: list[list[Rendered | None]] = [[None] * len(chunk), [None] * len(chunk)]
-    for side in (0, 1):
-        texts = [i for i, e in enumerate(chunk) if isinstance(e.completions[side], str)]
-        pieces = [(str(chunk[i].prompt or ""), str(chunk[i].completions[side])) for i in texts]
-        for i, ids, start in zip(texts, *_text_ids(renderer, pieces)):
-            if str(chunk[i].completions[side]).strip():
-                sides[side][i] = Rendered(tokens=ids, trained=[(start, len(ids))])
-        chats = [i for i, e in enumerate(chunk) if not isinstance(e.completions[side], str)]
-        conversations = [_conversation(chunk[i], side) for i in chats]
-        trained: Trained = "completion" if after_stop else "turns"
-        for i, conversation, sequences in zip(chats, conversations, renderer.conversations(conversations, trained)):
-            sides[side][i] = sequences[-1] if sequences and conversation.turns() else None
-    return [tuple(sequence for sequence in pair if sequence) for pair in zip(*sides)]
+    result: list[list[Rendered]] = [[] for _ in chunk]
+    sides = [(i, side) for i, example in enumerate(chunk) for side in range(len(example.completions))]
+    chats = [(i, side) for i, side in sides if not isinstance(chunk[i].completions[side], str)]
+    conversations = [_conversation(chunk[i], side) for i, side in chats]
+    trained: Trained = "completion" if after_stop else "turns"
+    for (i, _), conversation, sequences in zip(chats, conversations, renderer.conversations(conversations, trained)):
+        result[i] += sequences[-1:] if conversation.turns() else []
+    texts = [(i, text) for i, e in enumerate(chunk) for text in e.completions if isinstance(text, str) and text.strip()]
+    pieces = [(str(chunk[i].prompt or ""), text) for i, text in texts]
+    for (i, _), ids, start in zip(texts, *_text_ids(renderer, pieces)):
+        result[i].append(Rendered(tokens=ids, trained=[(start, len(ids))]))
+    return [tuple(pair) for pair in result]
 
 
 def _pair_tree(pair: Sequence[Rendered], max_length: int | None, mode: Truncation) -> Segment | str:
