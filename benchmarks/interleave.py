@@ -62,7 +62,7 @@ class _Worker:
 
     def close(self) -> None:
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.kill()
         self._process.communicate()
 
 
