@@ -141,11 +141,7 @@ def help_text(config: type[Config], *, usage: str, about: str, example: str) -> 
         extra = info.json_schema_extra
         group = str(extra.get("group") or "Other") if isinstance(extra, Mapping) else "Other"
         flag = f"  --{name} {_placeholder(info.annotation)}"
-        default = (
-            "required"
-            if info.is_required()
-            else f"default {_shown(info.get_default(call_default_factory=True))}"
-        )
+        default = "required" if info.is_required() else f"default {_shown(info.get_default(call_default_factory=True))}"
         values = choices(info.annotation)
         takes = f" One of {', '.join(map(str, values))}." if len(values) > 1 else ""
         text = textwrap.fill(

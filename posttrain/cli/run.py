@@ -107,9 +107,7 @@ def _read(arguments: Sequence[str]) -> tuple[str, str | None, list[str]]:
         elif source is None:
             source = word
         else:
-            raise ConfigError(
-                f"{word!r}: a second recipe; run one at a time, and write overrides as stage.field=value"
-            )
+            raise ConfigError(f"{word!r}: a second recipe; run one at a time, and write overrides as stage.field=value")
     if source is None:
         raise ConfigError("which recipe? Name a YAML file or a built-in recipe; see posttrain run --help")
     return source, only, overrides

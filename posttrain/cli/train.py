@@ -37,19 +37,17 @@ def dpo(arguments: Sequence[str]) -> int:
     return _command("dpo", DPOCommand, arguments, about, _DPO)
 
 
-def _command(
-    method: str, fields: type[CommandFields], arguments: Sequence[str], about: str, example: str
-) -> int:
+def _command(method: str, fields: type[CommandFields], arguments: Sequence[str], about: str, example: str) -> int:
     if not arguments or parse(fields, arguments).help:
         usage = f"posttrain {method} --model MODEL --train_dataset FILE [--config FILE.yaml] [flags]"
         print(help_text(fields, usage=usage, about=about, example=example))
         return 0
     command = read(fields, arguments)
 
-    from posttrain.recipes.methods import METHODS, StageRun
+    from posttrain.recipes.methods import StageRun, run_method
 
     directory = Path(getattr(command, "output_dir", "trainer_output"))
-    outcome = METHODS[method](StageRun(fields=command, directory=directory))
+    outcome = run_method(method, StageRun(fields=command, directory=directory))
     print(f"model:   {outcome.outputs['model']}")
     print(f"metrics: {directory / 'metrics.jsonl'}")
     return 0

@@ -26,9 +26,7 @@ _ELSEWHERE = "is known to TRL or transformers but not supported here"
 def option(default: Any, help: str, *, group: str = "", **limits: Any) -> Any:
     """A field with its default, a line of help, its heading, and pydantic's limits (`ge`, `lt`)."""
     if isinstance(default, list | dict):
-        return Field(
-            default_factory=default.copy, description=help, json_schema_extra={"group": group}, **limits
-        )
+        return Field(default_factory=default.copy, description=help, json_schema_extra={"group": group}, **limits)
     return Field(default=default, description=help, json_schema_extra={"group": group}, **limits)
 
 
@@ -51,9 +49,7 @@ class Config(BaseModel):
     fixed: ClassVar[Mapping[str, Fixed]] = {}  # names that can have one value only
     no_effect: ClassVar[Mapping[str, str]] = {}  # names whose every value means the same here, and why
     unsupported: ClassVar[Mapping[str, str]] = {}  # names known elsewhere, and what to do instead
-    unsupported_values: ClassVar[
-        Mapping[str, Mapping[str, str]]
-    ] = {}  # the same for single values of a field
+    unsupported_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # the same for single values of a field
 
     if not typing.TYPE_CHECKING:  # a type checker sees the fields as keywords instead
 
@@ -71,9 +67,7 @@ class Config(BaseModel):
     def from_yaml(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Self:
         """The configuration in a YAML file, changed by overrides like `learning_rate=1e-4` or `a.b=3`."""
         values, lines = read_mapping(path)
-        places = {
-            str(key[0]): f"{os.fspath(path)} line {line}" for key, line in lines.items() if len(key) == 1
-        }
+        places = {str(key[0]): f"{os.fspath(path)} line {line}" for key, line in lines.items() if len(key) == 1}
         apply_overrides(values, overrides, places, cls.parse_field)
         return cls.from_values(values, places)
 
@@ -157,17 +151,13 @@ class Config(BaseModel):
                     _warn(f"{place}: {name} {rename.note}", FutureWarning)
                 for field, changed in new.items():
                     if field in values and values[field] != changed:
-                        found.append(
-                            f"{place}: {name}={value!r} contradicts {field}={values[field]!r}; keep one"
-                        )
+                        found.append(f"{place}: {name}={value!r} contradicts {field}={values[field]!r}; keep one")
                     accepted.setdefault(field, changed)
                     origin[field] = place if name in places else f"{place}.{name}"
             elif (fixed := cls.fixed.get(name)) is not None:
                 if value not in fixed.values:
                     only = " or ".join(repr(v) for v in fixed.values)
-                    found.append(
-                        f"{place}: {name}={value!r} is not possible here, only {only}: {fixed.reason}"
-                    )
+                    found.append(f"{place}: {name}={value!r} is not possible here, only {only}: {fixed.reason}")
             elif name in cls.no_effect:
                 if cls.no_effect[name]:
                     _warn(f"{place}: {name} changes nothing here: {cls.no_effect[name]}", UserWarning)
@@ -194,11 +184,7 @@ class Config(BaseModel):
             if reason is not None:
                 return f"{place}: {name}={single!r} {_ELSEWHERE}: {reason}"
         hint = nearest(value, choices(field.annotation)) if isinstance(value, str) else ""
-        default = (
-            ""
-            if field.is_required()
-            else f" (default {_plain(field.get_default(call_default_factory=True))!r})"
-        )
+        default = "" if field.is_required() else f" (default {_plain(field.get_default(call_default_factory=True))!r})"
         return f"{place}: {name}={value!r} is not allowed; {name} takes {allowed(field)}{default}{hint}"
 
     @field_validator("*", mode="before")
@@ -289,10 +275,7 @@ def _describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return f"a list, each item {_describe(typing.get_args(annotation)[0])}"
     kind = _KINDS.get(origin or annotation, "a value")
     limits = [
-        text.format(getattr(item, key))
-        for item in metadata
-        for key, text in _WORDS.items()
-        if hasattr(item, key)
+        text.format(getattr(item, key)) for item in metadata for key, text in _WORDS.items() if hasattr(item, key)
     ]
     if not limits or kind not in ("a whole number", "a number"):
         return kind

@@ -42,9 +42,7 @@ class CommandFields(Config):
     """The model, the data and the adapter of a training command."""
 
     model: str = option(..., "Directory or name of the model to train.", group=_WHAT)
-    train_dataset: str = option(
-        ..., "File (.jsonl, .json, .parquet, .csv) or saved dataset to train on.", group=_WHAT
-    )
+    train_dataset: str = option(..., "File (.jsonl, .json, .parquet, .csv) or saved dataset to train on.", group=_WHAT)
     eval_dataset: str | None = option(None, "The same to evaluate on.", group=_WHAT)
     use_peft: bool = option(False, "Train a LoRA adapter instead of all weights.", group=_LORA)
     lora_r: int = option(16, "Rank of the adapter.", group=_LORA, ge=1)

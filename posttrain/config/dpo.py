@@ -32,12 +32,8 @@ class DPOConfig(TrainingConfig):
     }
 
     learning_rate: float = option(1e-6, "Peak learning rate.", group="The step", ge=0)
-    beta: float = option(
-        0.1, "How strongly the policy is held to the reference; tau in ipo.", group=_PAIRS, gt=0
-    )
-    loss_type: list[PairLoss] = option(
-        ["sigmoid"], "Loss of a pair, or several to be added up.", group=_PAIRS
-    )
+    beta: float = option(0.1, "How strongly the policy is held to the reference; tau in ipo.", group=_PAIRS, gt=0)
+    loss_type: list[PairLoss] = option(["sigmoid"], "Loss of a pair, or several to be added up.", group=_PAIRS)
     loss_weights: list[Annotated[float, Field(ge=0)]] | None = option(
         None, "Weight of each loss_type; none = 1 each.", group=_PAIRS
     )

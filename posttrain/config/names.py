@@ -61,13 +61,21 @@ TRAINING_RENAMED: Mapping[str, Renamed] = {
     ),
     "activation_checkpointing": synonym("gradient_checkpointing"),
     "activation_checkpointing_kwargs": synonym("gradient_checkpointing_kwargs"),
-    "overwrite_output_dir": gone("a run goes on only when resume_from_checkpoint says so"),
+    "overwrite_output_dir": gone("an earlier run in output_dir is moved aside unless resume_from_checkpoint is set"),
     "logging_dir": gone("metrics are written to metrics.jsonl in output_dir"),
     "use_mps_device": gone("the device is chosen; use_cpu=True keeps to the CPU"),
     "half_precision_backend": gone("bf16 is the only reduced precision"),
     "fp16_opt_level": gone("bf16 is the only reduced precision"),
     "fp16_backend": gone("bf16 is the only reduced precision"),
     "dataset_batch_size": gone("rows are tokenised in batches of a fitting size"),
+    "adafactor": Renamed(
+        apply=lambda value: {"optim": "adafactor"} if value else {}, note='is an old name: write optim="adafactor"'
+    ),
+    "include_tokens_per_second": gone("tokens per second are shown anyway"),
+    "include_inputs_for_metrics": gone("evaluation returns the loss and its metrics"),
+    "jit_mode_eval": gone("it is gone from transformers too"),
+    "use_ipex": gone("it is gone from transformers too"),
+    "past_index": gone("it is gone from transformers too"),
     "push_to_hub_model_id": gone("nothing is uploaded"),
     "push_to_hub_token": gone("nothing is uploaded"),
 }
@@ -78,30 +86,22 @@ _COMPILE = "compiling the training step gained nothing worth its start-up time h
 _LIGER = "logits are computed at trained positions only, without a patched model"
 
 TRAINING_FIXED: Mapping[str, Fixed] = {
-    "fp16": Fixed(
-        values=(False,), reason="float16 needs loss scaling and overflows; set bf16=True or leave it unset"
-    ),
+    "fp16": Fixed(values=(False,), reason="float16 needs loss scaling and overflows; set bf16=True or leave it unset"),
     "fp16_full_eval": Fixed(values=(False,), reason="evaluation runs in the precision of training"),
-    "bf16_full_eval": Fixed(
-        values=(False,), reason="evaluation runs in the precision of training; see dtype"
-    ),
-    "tf32": Fixed(
-        values=(None, False), reason="float32 products are computed in float32; set bf16=True for speed"
-    ),
+    "bf16_full_eval": Fixed(values=(False,), reason="evaluation runs in the precision of training; see dtype"),
+    "tf32": Fixed(values=(None, False), reason="float32 products are computed in float32; set bf16=True for speed"),
     "optim_args": Fixed(values=(None, ""), reason="the optimisers offered take none"),
-    "optim_target_modules": Fixed(
-        values=(None,), reason="it belongs to GaLore and APOLLO, which are not offered"
-    ),
+    "optim_target_modules": Fixed(values=(None,), reason="it belongs to GaLore and APOLLO, which are not offered"),
     "average_tokens_across_devices": Fixed(
         values=(True,), reason="a step is always divided by the trained tokens of all processes"
     ),
-    "label_smoothing_factor": Fixed(
-        values=(0, 0.0), reason="the loss is the plain likelihood of the trained tokens"
-    ),
+    "label_smoothing_factor": Fixed(values=(0, 0.0), reason="the loss is the plain likelihood of the trained tokens"),
     "torch_compile": Fixed(values=(False,), reason=_COMPILE),
     "torch_compile_backend": Fixed(values=(None,), reason=_COMPILE),
     "torch_compile_mode": Fixed(values=(None,), reason=_COMPILE),
     "use_liger_kernel": Fixed(values=(False,), reason=_LIGER),
+    "use_liger": Fixed(values=(False,), reason=_LIGER),
+    "use_liger_loss": Fixed(values=(False,), reason=_LIGER),
     "liger_kernel_config": Fixed(values=(None,), reason=_LIGER),
     "use_cache": Fixed(values=(False,), reason="a key-value cache is of no use in training"),
     "neftune_noise_alpha": Fixed(values=(None, 0, 0.0), reason="noise on the embeddings is not offered"),
@@ -109,46 +109,30 @@ TRAINING_FIXED: Mapping[str, Fixed] = {
         values=(False,),
         reason="the batch size is mathematics and is kept; max_tokens_per_pass is what fits in memory",
     ),
-    "logging_nan_inf_filter": Fixed(
-        values=(False,), reason="a loss that is not finite is shown, never replaced"
-    ),
+    "logging_nan_inf_filter": Fixed(values=(False,), reason="a loss that is not finite is shown, never replaced"),
     "eval_delay": Fixed(values=(0, 0.0, None), reason="evaluation starts with the first eval_steps"),
     "eval_accumulation_steps": Fixed(values=(None,), reason=_EVALUATION),
     "prediction_loss_only": Fixed(values=(False, True), reason=_EVALUATION),
     "include_for_metrics": Fixed(values=(None, []), reason=_EVALUATION),
     "batch_eval_metrics": Fixed(values=(False,), reason=_EVALUATION),
-    "include_num_input_tokens_seen": Fixed(
-        values=(False, "no"), reason="tokens are counted in every log line anyway"
-    ),
+    "include_num_input_tokens_seen": Fixed(values=(False, "no"), reason="tokens are counted in every log line anyway"),
     "save_on_each_node": Fixed(values=(False,), reason="the first process saves"),
     "save_safetensors": Fixed(values=(True,), reason="weights are saved as safetensors only"),
     "push_to_hub": Fixed(values=(False,), reason=_OFF_HUB),
-    "load_best_model_at_end": Fixed(
-        values=(False,), reason="choose a checkpoint after the run; all are kept"
-    ),
+    "load_best_model_at_end": Fixed(values=(False,), reason="choose a checkpoint after the run; all are kept"),
     "metric_for_best_model": Fixed(values=(None,), reason="choose a checkpoint after the run"),
     "greater_is_better": Fixed(values=(None,), reason="choose a checkpoint after the run"),
     "ignore_data_skip": Fixed(values=(False,), reason="a resumed run goes on with the next unseen row"),
-    "full_determinism": Fixed(
-        values=(False,), reason="set torch's deterministic mode before the run if you need it"
-    ),
+    "full_determinism": Fixed(values=(False,), reason="set torch's deterministic mode before the run if you need it"),
     "dataloader_num_workers": Fixed(
         values=(0,), reason="rows are tokenised once before training, so workers would have nothing to do"
     ),
-    "deepspeed": Fixed(
-        values=(None, ""), reason="start several processes with torchrun; DeepSpeed is not supported"
-    ),
-    "fsdp": Fixed(
-        values=(None, "", False, []), reason="several processes train with DDP; sharding is not offered yet"
-    ),
-    "fsdp_config": Fixed(
-        values=(None,), reason="several processes train with DDP; sharding is not offered yet"
-    ),
+    "deepspeed": Fixed(values=(None, ""), reason="start several processes with torchrun; DeepSpeed is not supported"),
+    "fsdp": Fixed(values=(None, "", False, []), reason="several processes train with DDP; sharding is not offered yet"),
+    "fsdp_config": Fixed(values=(None,), reason="several processes train with DDP; sharding is not offered yet"),
     "debug": Fixed(values=("", None, []), reason="transformers' debug modes are not offered"),
     "activation_offloading": Fixed(values=(False,), reason="set gradient_checkpointing=True to save memory"),
-    "router_aux_loss_coef": Fixed(
-        values=(None, 0, 0.0), reason="no balancing loss is added for mixtures of experts"
-    ),
+    "router_aux_loss_coef": Fixed(values=(None, 0, 0.0), reason="no balancing loss is added for mixtures of experts"),
     "do_predict": Fixed(values=(False,), reason="call posttrain evaluate"),
 }
 
@@ -196,6 +180,8 @@ TRAINING_UNSUPPORTED: Mapping[str, str] = {
     "dataloader_multiprocessing_context": "leave it out: there are no data loader workers",
     "project": "only metrics.jsonl is written; leave it out",
     "trackio_space_id": "only metrics.jsonl is written; leave it out",
+    "trackio_bucket_id": "only metrics.jsonl is written; leave it out",
+    "trackio_static_space_id": "only metrics.jsonl is written; leave it out",
     "local_rank": "torchrun sets it in the environment; leave it out",
     "model_adapter_name": "load the adapter with peft and pass the model object",
     "ref_adapter_name": "load the reference with peft and pass it as ref_model",
@@ -205,18 +191,16 @@ TRAINING_UNSUPPORTED: Mapping[str, str] = {
 
 SFT_RENAMED: Mapping[str, Renamed] = {
     **TRAINING_RENAMED,
+    "shuffle_dataset": Renamed(
+        apply=lambda value: {"train_sampling_strategy": "random"} if value else {},
+        note='needs no saying: rows are shuffled in each epoch unless train_sampling_strategy="sequential"',
+    ),
     "max_seq_length": now("max_length"),
-    "num_of_sequences": gone(
-        "it belonged to packing; batches here are laid end to end without padding anyway"
-    ),
-    "chars_per_token": gone(
-        "it belonged to packing; batches here are laid end to end without padding anyway"
-    ),
+    "num_of_sequences": gone("it belonged to packing; batches here are laid end to end without padding anyway"),
+    "chars_per_token": gone("it belonged to packing; batches here are laid end to end without padding anyway"),
 }
 
-_PACKING = (
-    "batches are always laid end to end without padding, which is what packing gains; rows are never mixed"
-)
+_PACKING = "batches are always laid end to end without padding, which is what packing gains; rows are never mixed"
 
 SFT_FIXED: Mapping[str, Fixed] = {
     **TRAINING_FIXED,
@@ -252,9 +236,7 @@ DPO_RENAMED: Mapping[str, Renamed] = {
 
 DPO_FIXED: Mapping[str, Fixed] = {
     **TRAINING_FIXED,
-    "generate_during_eval": Fixed(
-        values=(False,), reason="generate afterwards with test_model_with_questions"
-    ),
+    "generate_during_eval": Fixed(values=(False,), reason="generate afterwards with test_model_with_questions"),
     "is_encoder_decoder": Fixed(values=(None, False), reason="only causal language models are trained"),
     "reference_free": Fixed(values=(False,), reason="the loss compares with a reference model"),
     "rpo_alpha": Fixed(
@@ -263,9 +245,7 @@ DPO_FIXED: Mapping[str, Fixed] = {
     ),
     "use_weighting": Fixed(values=(False,), reason="WPO's weights are not offered yet; leave it out"),
     "use_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
-    "use_num_logits_to_keep": Fixed(
-        values=(True, False), reason="logits are computed at trained positions only"
-    ),
+    "use_num_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
     "ld_alpha": Fixed(values=(None, 1, 1.0), reason="LD-DPO's weight of the longer part is not offered yet"),
     "f_divergence_type": Fixed(values=("reverse_kl",), reason="other divergences are not offered yet"),
     "f_alpha_divergence_coef": Fixed(values=(0.5, 1, 1.0), reason="other divergences are not offered yet"),

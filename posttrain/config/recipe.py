@@ -45,9 +45,7 @@ class Stage:
 
     def resolve(self, outputs: Outputs, **defaults: Any) -> Config:
         """The checked fields, with references replaced; `defaults` stand where the recipe says nothing."""
-        values = {k: v for k, v in defaults.items() if k in self.shape.fields.model_fields} | dict(
-            self.values
-        )
+        values = {k: v for k, v in defaults.items() if k in self.shape.fields.model_fields} | dict(self.values)
         return self.shape.fields.from_values(_resolve(values, outputs), self.places)
 
 
@@ -68,9 +66,7 @@ class Recipe:
             if stage.name == name:
                 return stage
         names = [stage.name for stage in self.stages]
-        raise ConfigError(
-            f"{self.source}: no stage {name!r}{nearest(name, names)}; the stages are {', '.join(names)}"
-        )
+        raise ConfigError(f"{self.source}: no stage {name!r}{nearest(name, names)}; the stages are {', '.join(names)}")
 
     def defaults(self) -> dict[str, Any]:
         """What the recipe says for all its stages."""
@@ -130,21 +126,15 @@ def _stages(values: Mapping[str, Any], lines: Lines, source: str) -> list[Stage]
         fields = dict(fields)
         method = fields.pop("method", None)
         if method not in METHODS:
-            said = (
-                "no method" if method is None else f"unknown method {method!r}{nearest(str(method), METHODS)}"
-            )
+            said = "no method" if method is None else f"unknown method {method!r}{nearest(str(method), METHODS)}"
             raise ConfigError(f"{place}: {said}; a stage's method is one of {', '.join(METHODS)}")
         name = str(fields.pop("name", method))
         if not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"{place}: stage name {name!r}: use letters, digits, - and _ (it names a directory)"
-            )
+            raise ConfigError(f"{place}: stage name {name!r}: use letters, digits, - and _ (it names a directory)")
         if name in [stage.name for stage in stages]:
             raise ConfigError(f"{place}: a second stage {name!r}; every stage needs a name of its own")
         places = {key: f"{source} line {lines['stages', index, key]}, stage {name!r}" for key in fields} | {
-            key: f"{place}, stage {name!r}"
-            for key in METHODS[method].fields.model_fields
-            if key not in fields
+            key: f"{place}, stage {name!r}" for key in METHODS[method].fields.model_fields if key not in fields
         }
         stages.append(Stage(name=name, method=method, values=fields, places=places))
         for key, why in _SET_BY_RUNNER.items():

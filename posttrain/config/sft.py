@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 from posttrain.config import names
 from posttrain.config.base import option
-from posttrain.config.names import Renamed
 from posttrain.config.training import TrainingConfig
 
 _ROWS = "Rows"
@@ -18,10 +17,7 @@ class SFTConfig(TrainingConfig):
     is an explicit False.
     """
 
-    renamed: ClassVar = {
-        **names.SFT_RENAMED,
-        "dataset_max_length": Renamed(apply=lambda v: {"max_length": v}, note="is an old name of max_length"),
-    }
+    renamed: ClassVar = names.SFT_RENAMED
     fixed: ClassVar = names.SFT_FIXED
     no_effect: ClassVar = names.SFT_NO_EFFECT
     unsupported: ClassVar = names.SFT_UNSUPPORTED
@@ -54,7 +50,6 @@ class SFTConfig(TrainingConfig):
     )
     eos_token: str | None = option(None, "End of a sequence; none = the tokenizer's.", group=_ROWS)
     pad_token: str | None = option(None, "Padding for generation; none = the tokenizer's.", group=_ROWS)
-    shuffle_dataset: bool = option(False, "Shuffle the rows once before training.", group=_ROWS)
     loss_type: Literal["nll"] = option("nll", "Negative log-likelihood.", group="The step")
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -60,14 +60,10 @@ class TrainingConfig(Config):
         ),
     }
 
-    output_dir: str = option(
-        "trainer_output", "Directory of the run: metrics, checkpoints, model.", group=_DATA
-    )
+    output_dir: str = option("trainer_output", "Directory of the run: metrics, checkpoints, model.", group=_DATA)
     run_name: str | None = option(None, "A name for the run, written to its files.", group=_DATA)
     seed: int = option(42, "Seed of everything random.", group=_DATA, ge=0, lt=2**32)
-    data_seed: int | None = option(
-        None, "Seed of the order of rows; none = seed.", group=_DATA, ge=0, lt=2**32
-    )
+    data_seed: int | None = option(None, "Seed of the order of rows; none = seed.", group=_DATA, ge=0, lt=2**32)
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = option(
         "random",
         "Order of the rows: shuffled each epoch, as given, or rows of like length together.",
@@ -79,27 +75,19 @@ class TrainingConfig(Config):
     )
 
     per_device_train_batch_size: int = option(8, "Rows of one micro-step on each process.", group=_STEP, ge=1)
-    gradient_accumulation_steps: int = option(
-        1, "Micro-steps averaged into one optimiser step.", group=_STEP, ge=1
-    )
+    gradient_accumulation_steps: int = option(1, "Micro-steps averaged into one optimiser step.", group=_STEP, ge=1)
     num_train_epochs: float = option(3.0, "Passes over the data.", group=_STEP, gt=0)
-    max_steps: int = option(
-        -1, "Optimiser steps; -1 = as many as num_train_epochs asks for.", group=_STEP, ge=-1
-    )
+    max_steps: int = option(-1, "Optimiser steps; -1 = as many as num_train_epochs asks for.", group=_STEP, ge=-1)
     learning_rate: float = option(5e-5, "Peak learning rate.", group=_STEP, ge=0)
     lr_scheduler_type: Schedule = option("linear", "Learning rate schedule.", group=_STEP)
-    lr_scheduler_kwargs: dict[str, Any] | None = option(
-        None, "Further arguments of the schedule.", group=_STEP
-    )
+    lr_scheduler_kwargs: dict[str, Any] | None = option(None, "Further arguments of the schedule.", group=_STEP)
     warmup_steps: float = option(0, "Steps of warm-up; below 1 a share of all steps.", group=_STEP, ge=0)
     optim: Optimizer = option("adamw_torch", "Optimiser.", group=_STEP)
     weight_decay: float = option(0.0, "Weight decay, on matrices only.", group=_STEP, ge=0)
     adam_beta1: float = option(0.9, "Decay of Adam's first moment.", group=_STEP, ge=0, lt=1)
     adam_beta2: float = option(0.999, "Decay of Adam's second moment.", group=_STEP, ge=0, lt=1)
     adam_epsilon: float = option(1e-8, "Adam's epsilon.", group=_STEP, gt=0)
-    max_grad_norm: float = option(
-        1.0, "Gradient norm that is clipped to; 0 = no clipping.", group=_STEP, ge=0
-    )
+    max_grad_norm: float = option(1.0, "Gradient norm that is clipped to; 0 = no clipping.", group=_STEP, ge=0)
     max_nonfinite_steps: int = option(
         3,
         "Steps in a row with a non-finite loss or gradient, skipped, before the run stops.",
@@ -108,26 +96,18 @@ class TrainingConfig(Config):
     )
 
     logging_strategy: Strategy = option("steps", "When metrics are shown.", group=_WHEN)
-    logging_steps: float = option(
-        10, "Steps between shown metrics; below 1 a share of all steps.", group=_WHEN, gt=0
-    )
+    logging_steps: float = option(10, "Steps between shown metrics; below 1 a share of all steps.", group=_WHEN, gt=0)
     logging_first_step: bool = option(False, "Show the first step's metrics too.", group=_WHEN)
     eval_strategy: Strategy = option("no", "When the evaluation dataset is run.", group=_WHEN)
-    eval_steps: float | None = option(
-        None, "Steps between evaluations; none = logging_steps.", group=_WHEN, gt=0
-    )
+    eval_steps: float | None = option(None, "Steps between evaluations; none = logging_steps.", group=_WHEN, gt=0)
     eval_on_start: bool = option(False, "Evaluate before the first step.", group=_WHEN)
     per_device_eval_batch_size: int = option(
-        8, "Rows of one evaluation batch on each process.", group=_WHEN, ge=1
+        8, "Kept for compatibility: evaluation takes max_tokens_per_pass tokens at once.", group=_WHEN, ge=1
     )
     save_strategy: Strategy = option("steps", "When checkpoints are written.", group=_WHEN)
-    save_steps: float = option(
-        500, "Steps between checkpoints; below 1 a share of all steps.", group=_WHEN, gt=0
-    )
+    save_steps: float = option(500, "Steps between checkpoints; below 1 a share of all steps.", group=_WHEN, gt=0)
     save_total_limit: int | None = option(None, "Checkpoints kept; none = all.", group=_WHEN, ge=1)
-    save_only_model: bool = option(
-        False, "Checkpoints without optimiser state: they cannot be resumed.", group=_WHEN
-    )
+    save_only_model: bool = option(False, "Checkpoints without optimiser state: they cannot be resumed.", group=_WHEN)
     resume_from_checkpoint: bool | str | None = option(
         None, "Go on from the last checkpoint (true) or from this one.", group=_WHEN
     )

@@ -76,23 +76,17 @@ def parse_mapping(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(
-            f"{source}{where}: not valid YAML: {error.problem}; check indentation and quotes"
-        ) from None
+        raise ConfigError(f"{source}{where}: not valid YAML: {error.problem}; check indentation and quotes") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from None
     finally:
         loader.dispose()
     if not isinstance(value, dict):
-        raise ConfigError(
-            f"{source}: holds {type(value).__name__}, not fields; write one `name: value` a line"
-        )
+        raise ConfigError(f"{source}: holds {type(value).__name__}, not fields; write one `name: value` a line")
     return value, lines
 
 
-def _construct(
-    loader: _Loader, node: yaml.Node, path: tuple[str | int, ...], lines: Lines, source: str
-) -> Any:
+def _construct(loader: _Loader, node: yaml.Node, path: tuple[str | int, ...], lines: Lines, source: str) -> Any:
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         result: dict[str, Any] = {}

@@ -26,9 +26,7 @@ class StageRun:
     directory: Path
     resume: bool = False  # go on from the last checkpoint in the directory
     say: Callable[[str], None] = print
-    progress: Callable[[str, int, int], None] | None = (
-        None  # told what is counted, how far it is, and the total
-    )
+    progress: Callable[[str, int, int], None] | None = None  # told what is counted, how far it is, and the total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +126,14 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "pairs_correct": correct_pairs,
     "evaluate": measure,
 }
+
+
+def run_method(method: str, run: StageRun) -> StageOutcome:
+    """The outcome of a method, without transformers' own progress bars between the lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return METHODS[method](run)
 
 
 def _training(config: TrainingConfig, run: StageRun) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from posttrain.config.base import Config
 from posttrain.config.recipe import Recipe, Stage
 from posttrain.errors import ConfigError, DataError, nearest
-from posttrain.recipes.methods import METHODS, StageOutcome, StageRun
+from posttrain.recipes.methods import StageOutcome, StageRun, run_method
 from posttrain.recipes.stage_key import changed, stage_key
 
 RECORD = "stage.json"
@@ -97,21 +97,21 @@ def _run_stage(
         say(f"{at}: finished before, kept")
         return before
     resume = False
-    if before is not None and before.key != key:
+    if not directory.is_dir() or {path.name for path in directory.iterdir()} <= {RECORD}:
+        say(f"{at}: {stage.method}")
+    elif before is not None and before.key != key:
         moved = _move_aside(directory)
         say(f"{at}: {changed(before.key, key)} changed since it ran; the old files are now in {moved}")
     elif before is not None:
-        resume = _has_checkpoint(directory)
+        resume = "resume_from_checkpoint" in type(fields).model_fields and _has_checkpoint(directory)
         say(f"{at}: {'goes on from its last checkpoint' if resume else 'was not finished, starts again'}")
-    elif directory.is_dir() and any(directory.iterdir()):
+    else:
         moved = _move_aside(directory)
         say(f"{at}: files that no stage wrote are now in {moved}")
-    else:
-        say(f"{at}: {stage.method}")
     StageRecord(status="running", key=key, outputs={}, summary={}, time_s=0.0).write(directory)
     started = time.perf_counter()
     run = StageRun(fields=fields, directory=directory, resume=resume, say=say, progress=progress)
-    outcome: StageOutcome = METHODS[stage.method](run)
+    outcome: StageOutcome = run_method(stage.method, run)
     record = StageRecord(
         status="finished",
         key=key,
@@ -153,9 +153,10 @@ def _check_files(stages: tuple[Stage, ...], recipe: Recipe) -> None:
 
 
 def _has_checkpoint(directory: Path) -> bool:
-    return any(
-        p.is_dir() for place in (directory, directory / "checkpoints") for p in place.glob("*checkpoint-*")
-    ) or ((directory / "checkpoints").is_dir() and any((directory / "checkpoints").iterdir()))
+    """A training was interrupted here and can go on."""
+    from posttrain.engine.checkpoint import STATE_FILE, checkpoints
+
+    return any((path / STATE_FILE).is_file() for path in checkpoints(directory)[-1:])
 
 
 def _move_aside(directory: Path) -> Path:
