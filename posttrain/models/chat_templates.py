@@ -63,7 +63,8 @@ def render(
     messages.
     """
     options: dict[str, Any] = {
-        "chat_template": tokenizer.chat_template or default_template(tokenizer),
+        # None is the tokenizer's own, which may be several templates by name.
+        "chat_template": None if tokenizer.chat_template else default_template(tokenizer),
         "tokenize": False,
         "add_generation_prompt": add_generation_prompt,
     }
@@ -116,10 +117,11 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
         text = render(tokenizer, conversation, add_generation_prompt=False)
     except ModelError:  # a template for something other than a user and an assistant
         return None
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     _, found, tail = text.rpartition(_PROBE)
     if not found:
         return None
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - ({bos} - {eos})
     ids = tokenizer(tail, add_special_tokens=False).input_ids
     return next((token for token in ids if token in special), None)
 

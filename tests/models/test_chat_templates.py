@@ -117,6 +117,11 @@ def test_a_template_that_refuses_enable_thinking_is_asked_without(tiny_tokenizer
     assert render(tiny_tokenizer, USER, add_generation_prompt=True).endswith("assistant\n")
 
 
+def test_several_named_templates(tiny_tokenizer):
+    tiny_tokenizer.chat_template = {"default": "{{ messages[0].content }}<|im_end|>", "tool_use": "tools"}
+    assert render(tiny_tokenizer, USER, add_generation_prompt=True) == "Who are you?<|im_end|>"
+
+
 def test_thinking_is_switched_off(tiny_tokenizer):
     tiny_tokenizer.chat_template = "{{ 'off' if enable_thinking is false else 'on' }}"
     assert render(tiny_tokenizer, USER, add_generation_prompt=True) == "off"

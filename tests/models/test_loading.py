@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny import ARCHITECTURES
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -21,8 +22,6 @@ from posttrain.models.loading import (
     load_tokenizer,
     prepare_tokenizer,
 )
-
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma", "mistral", "gemma3_text", "phi", "phi3", "gpt2")
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

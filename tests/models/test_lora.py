@@ -4,13 +4,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel
+from tiny import ARCHITECTURES
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.lora import apply_lora, check_merged, merge_and_save, merged_copy, trainable_parameters
 from posttrain.models.saving import save_model
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma", "mistral", "gemma3_text", "phi", "phi3", "gpt2")
 TOKENS = torch.arange(5, 25)[None]
 
 

@@ -1,14 +1,18 @@
 import pytest
 import torch
+from tiny import ARCHITECTURES
 from transformers import GenerationConfig
 
 import posttrain.sampling.generate as room
 from posttrain.errors import ConfigError, DataError, ModelError
 from posttrain.models.chat_templates import CHATML, generation_prompt
+from posttrain.models.learner import Learner
+from posttrain.models.loading import load_model
 from posttrain.models.lora import apply_lora
+from posttrain.models.saving import save_model
 from posttrain.sampling.generate import generate_batch, generate_responses, test_model_with_questions
+from posttrain.types import Segment, TokenForest
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma", "mistral", "gemma3_text", "phi", "phi3", "gpt2")
 QUESTIONS = ["Who are you?", "What is the capital of France, and what is the capital of the next one?", "Hi"]
 TUTORIAL = """{% for message in messages %}
                 {% if message['role'] == 'system' %}System: {{ message['content'] }}\n
@@ -234,3 +238,17 @@ def test_nothing_to_answer(tiny_model, tiny_tokenizer):
         generate_responses(model, tiny_tokenizer)
     with pytest.raises(ConfigError, match="give it alone"):
         generate_responses(model, tiny_tokenizer, "Hi", full_message=[{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "gemma3_text"])
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_model_in_training_answers_and_is_saved_as_ever(arch, with_adapter, tiny_model, tiny_tokenizer, tmp_path):
+    model = tiny_model(arch)
+    wanted = generate_batch(model, tiny_tokenizer, QUESTIONS, max_new_tokens=8)
+    if with_adapter:
+        model = apply_lora(model, {"r": 2})
+    forest = TokenForest.from_trees([Segment(tokens=[5, 6], children=[Segment(tokens=[7, 8], trained=[(0, 2)])])])
+    Learner(model).train()(forest).logprobs.sum().backward()
+    assert generate_batch(model, tiny_tokenizer, QUESTIONS, max_new_tokens=8) == wanted
+    save_model(model, tiny_tokenizer, tmp_path)
+    assert generate_batch(load_model(tmp_path), tiny_tokenizer, QUESTIONS, max_new_tokens=8) == wanted
