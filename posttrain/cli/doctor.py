@@ -8,6 +8,8 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from posttrain.errors import ConfigError
+
 _HELP = """\
 Usage: posttrain doctor
 
@@ -29,6 +31,8 @@ def run(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(_HELP)
         return 0
+    if arguments:
+        raise ConfigError(f"posttrain doctor takes no {' '.join(arguments)!r}; call it alone")
     print(f"python        {platform.python_version()} on {platform.platform()}")
     missing = []
     for name in ("posttrain", *_NEEDED):

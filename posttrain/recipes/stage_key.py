@@ -33,9 +33,7 @@ def stage_key(method: str, fields: Config, reads: tuple[str, ...]) -> dict[str, 
     """What a finished stage is known by: its method, the hash of its fields, and its inputs' identities."""
     values = {k: v for k, v in fields.to_dict().items() if k not in _NOT_RESULT and k not in reads}
     written = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    inputs = {
-        name: path_identity(str(value)) for name in reads if (value := getattr(fields, name)) is not None
-    }
+    inputs = {name: path_identity(str(value)) for name in reads if (value := getattr(fields, name)) is not None}
     return {
         "method": method,
         "fields": hashlib.sha256(written.encode()).hexdigest(),

@@ -73,7 +73,7 @@ def test_an_old_name_can_be_assigned_too() -> None:
 
 
 def test_enumerations_paths_and_dtypes_become_plain() -> None:
-    class Schedule(str, enum.Enum):
+    class Schedule(enum.StrEnum):
         COSINE = "cosine"
 
     class FakeDtype:
@@ -135,7 +135,7 @@ def test_overrides_change_a_file(tmp_path: Path) -> None:
 def test_broken_overrides(tmp_path: Path, override: str, message: str) -> None:
     file = tmp_path / "sft.yaml"
     file.write_text("learning_rate: 1e-4\n")
-    with pytest.raises(ConfigError, match="(?s).*") as caught:
+    with pytest.raises(ConfigError) as caught:
         SFTConfig.from_yaml(file, [override])
     assert message in str(caught.value)
 
