@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from posttrain.errors import CheckpointError
 from posttrain.types import Batch, Segment
 
 
@@ -79,12 +80,12 @@ class OfflineSource:
         return {"step": self._step, "rows": len(self._trees), "identity": self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError when the data is not what the run began with."""
+        """Raises CheckpointError when the data is not what the run began with."""
         if state["rows"] != len(self._trees):
-            raise ValueError(
+            raise CheckpointError(
                 f"the run began with {state['rows']} rows of training data, now there are {len(self._trees)}"
             )
         if state["identity"] != self._identity:
-            raise ValueError("the training data or the reference model is not what the run began with")
+            raise CheckpointError("the training data or the reference model is not what the run began with")
         self._step = state["step"]
         self._order = self._epoch_order(self._step // self.steps_per_epoch)

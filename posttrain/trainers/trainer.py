@@ -21,6 +21,7 @@ from posttrain.engine.loop import Loop, Parts
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
 from posttrain.engine.step import Budget, LossFunction
 from posttrain.errors import ConfigError
+from posttrain.models.quiet import no_progress_bars
 from posttrain.models.saving import save_model
 from posttrain.sources.offline import OfflineSource
 from posttrain.trainers.assembly import Assembled
@@ -61,7 +62,7 @@ class Trainer:
 
     def say(self, *lines: str) -> None:
         """Prints on the main process."""
-        if self._runtime.is_main:
+        if lines and self._runtime.is_main:
             print(*lines, sep="\n")
 
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
@@ -164,8 +165,9 @@ class Trainer:
         self._learner.release()
         if self._runtime.is_main:
             directory.mkdir(parents=True, exist_ok=True)
-            for note in save_model(self.model, self.processing_class, directory):
-                self.say(note)
+            with no_progress_bars():
+                notes = save_model(self.model, self.processing_class, directory)
+            self.say(*notes)
         self._runtime.barrier()
 
     def _make_room(self) -> bool:
@@ -179,16 +181,19 @@ class Trainer:
 
     def _write_checkpoint(self, directory: Path) -> None:
         """A checkpoint holds what is trained: the whole model, or the adapter."""
-        if isinstance(self.model, PeftModel):
-            self.model.save_pretrained(directory)
-            self.processing_class.save_pretrained(directory)
-        else:
-            save_model(self.model, self.processing_class, directory)
+        with no_progress_bars():
+            if isinstance(self.model, PeftModel):
+                self.model.save_pretrained(directory)
+                self.processing_class.save_pretrained(directory)
+            else:
+                save_model(self.model, self.processing_class, directory)
 
     def _read_checkpoint(self, directory: Path) -> None:
         model = self.model
-        if isinstance(model, PeftModel):
-            set_peft_model_state_dict(model, load_peft_weights(str(directory), device=str(self._runtime.device)))
-        else:
-            saved = type(model).from_pretrained(directory, dtype=model.dtype)
-            model.load_state_dict(saved.state_dict())
+        with no_progress_bars():
+            if isinstance(model, PeftModel):
+                weights = load_peft_weights(str(directory), device=str(self._runtime.device))
+                set_peft_model_state_dict(model, weights)
+            else:
+                saved = type(model).from_pretrained(directory, dtype=model.dtype)
+                model.load_state_dict(saved.state_dict())

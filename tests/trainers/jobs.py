@@ -1,0 +1,55 @@
+"""Small trainings that the tests run, here or in processes of their own: sft, dpo, sft-lora and dpo-lora."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch  # noqa: E402
+from padded_rows import CONVERSATIONS, PAIRS  # noqa: E402
+from tiny import build_model, build_tokenizer  # noqa: E402
+
+from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
+
+ADAPTER = {"r": 4, "lora_alpha": 8}
+
+
+def trainer(method, output_dir, *, dropout=0.1, **options):
+    settings = {
+        "output_dir": str(output_dir), "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+        "num_train_epochs": 4, "learning_rate": 1e-3, "logging_steps": 1, "save_steps": 3, "use_cpu": True,
+        "lr_scheduler_type": "cosine", "warmup_steps": 2, "max_tokens_per_pass": 80, "bf16": False, "num_threads": 1,
+    } | options  # fmt: skip
+    name, _, lora = method.partition("-")
+    # dropout draws random numbers in every step, so that a resumed run has to have their state right
+    model = build_model("gpt2", resid_pdrop=dropout) if not lora else build_model("qwen2")
+    torch.manual_seed(5)  # where a fresh adapter's values come from
+    shared = {
+        "model": model,
+        "processing_class": build_tokenizer(),
+        "peft_config": {**ADAPTER, "lora_dropout": dropout} if lora else None,
+    }
+    if name == "sft":
+        return SFTTrainer(args=SFTConfig(**settings), train_dataset=CONVERSATIONS, **shared)
+    return DPOTrainer(args=DPOConfig(**settings, beta=0.3), train_dataset=PAIRS, ref_model=None, **shared)
+
+
+def weights_hash(model):
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main(method, output_dir, resume=False, **options):
+    job = trainer(method, output_dir, **options)
+    job.train(resume_from_checkpoint=True if resume else None)
+    logs = [log for log in job.state.log_history if "loss" in log]
+    volatile = ("tokens_per_second",)
+    return {
+        "losses": [log["loss"] for log in logs],
+        "norms": [log["grad_norm"] for log in logs],
+        "logs": [{k: v for k, v in log.items() if k not in volatile} for log in logs],
+        "weights": weights_hash(job.model),
+    }
