@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from tiny import build_model, build_tokenizer
@@ -39,3 +41,26 @@ def tiny_model_dir(tmp_path: Path) -> Callable[..., str]:
         return str(directory)
 
     return save
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skip whose reason names something in the variable REQUIRE (commas between) is a failure."""
+    return _refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole file that skips itself."""
+    return _refuse_skip((yield))
+
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def _refuse_skip(report: Report) -> Report:
+    reason = str(report.longrepr).lower()
+    for name in filter(None, os.environ.get("REQUIRE", "").split(",")):
+        if report.skipped and name.lower() in reason:
+            report.outcome, report.longrepr = "failed", f"REQUIRE={name}, but: {report.longrepr}"
+    return report
