@@ -21,11 +21,11 @@ def display_dataset(dataset: Any, n: int = 3) -> None:
     form = detect(head, task="DPO" if {"chosen", "rejected"} <= set(head[0]) else "SFT")
     table = [_cells(example) for example in examples(head, form)]
     headings = HEADINGS[len(table[0]) - 1] if form.name != "text" else ("", "Text")
-    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
-        if shell.has_trait("kernel"):
-            sys.modules["IPython"].display.display(sys.modules["IPython"].display.HTML(_html(headings, table)))
-            return
-    print(_plain(headings, table))
+    ipython = sys.modules.get("IPython")  # loaded already wherever there is a notebook
+    if ipython is not None and hasattr(ipython.get_ipython(), "kernel"):
+        ipython.display.display(ipython.display.HTML(_html(headings, table)))
+    else:
+        print(_plain(headings, table))
 
 
 def _cells(example: Example) -> list[str]:
@@ -48,7 +48,7 @@ def _plain(headings: tuple[str, ...], table: list[list[str]]) -> str:
     for number, cells in enumerate(table):
         lines.append(f"-- {number} ".ljust(width, "-"))
         for heading, cell in zip(headings, cells):
-            lines.append(f"{heading}: {cell}" if heading else cell)
+            lines += [f"{heading}: {cell}"] if heading else []
     return "\n".join([*lines, "-" * width])
 
 

@@ -296,14 +296,15 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
             f"{found} These are rows to imitate ({form.name}), which SFTTrainer learns from. DPO needs "
             f"{READ_BY['DPO']}; pairs_correct makes such pairs from a model's own answers."
         )
-    if "prompt" in row and not {"chosen", "rejected", "completion"} & set(columns):
+    unknown = [column for column in columns if column not in KNOWN]
+    guesses = [f"{column!r}{guess}" for column in unknown if (guess := nearest(column, KNOWN))]
+    answered = any(nearest(column, ("completion", "chosen", "rejected")) for column in columns)
+    if "prompt" in row and not answered:
         return (
             f"{found} These are prompts without answers, which GRPO learns from. {task} needs "
             f"{'an answer to each' if task == 'SFT' else 'a chosen and a rejected answer to each'}"
             f" ({READ_BY[task]})."
         )
-    unknown = [column for column in columns if column not in KNOWN]
-    guesses = [f"{column!r}{guess}" for column in unknown if (guess := nearest(column, KNOWN))]
     return (
         f"{found} It reads {READ_BY[task]}. "
         + (f"{' '.join(guesses)} " if guesses else "")
