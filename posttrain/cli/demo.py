@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         name = flag.removeprefix("--").replace("-", "_")
         if name not in _FLAGS:
             known = [f"--{known}" for known in _FLAGS]
-            raise ConfigError(f"unknown flag {flag!r}{nearest(flag, known)} The flags are {', '.join(known)}")
+            raise ConfigError(f"unknown flag {flag!r}{nearest(flag, known)} (flags: {', '.join(known)})")
         if not equals:
             if not rest:
                 raise ConfigError(f"--{name} needs a value after it")

@@ -60,7 +60,7 @@ def _dispatch(arguments: list[str]) -> int:
             print("posttrain, run from its source")
         return 0
     if name not in COMMANDS:
-        raise ConfigError(f"no command {name!r}{nearest(name, COMMANDS)} The commands are {', '.join(COMMANDS)}")
+        raise ConfigError(f"no command {name!r}{nearest(name, COMMANDS)} (commands: {', '.join(COMMANDS)})")
     module, function, _ = COMMANDS[name]
     code: int = getattr(importlib.import_module(module), function)(rest)
     return code

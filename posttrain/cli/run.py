@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
             f"no recipe {source!r}: neither a file nor built in{nearest(source, built_in)} "
-            f"Built in: {', '.join(built_in)}"
+            f"(built in: {', '.join(built_in)})"
         )
 
     from posttrain.config.recipe import load_recipe
@@ -99,7 +99,7 @@ def _read(arguments: Sequence[str]) -> tuple[str, str | None, list[str]]:
             name = word[2:].replace("-", "_")
             if not rest or ("." not in name and name not in ("seed", "output_dir", "name")):
                 raise ConfigError(
-                    f"unknown flag {word!r}{nearest(word, ['--only', '--help'])} See posttrain run --help"
+                    f"unknown flag {word!r}{nearest(word, ['--only', '--help'])} (see posttrain run --help)"
                 )
             overrides.append(f"{name}={rest.pop(0)}")
         elif "=" in word:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def _command(method: str, fields: type[CommandFields], arguments: Sequence[str],
 
     directory = Path(getattr(command, "output_dir", "trainer_output"))
     outcome = run_method(method, StageRun(fields=command, directory=directory))
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks
+        return 0
     print(f"model:   {outcome.outputs['model']}")
     print(f"metrics: {directory / 'metrics.jsonl'}")
     return 0

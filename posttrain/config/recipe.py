@@ -66,7 +66,7 @@ class Recipe:
             if stage.name == name:
                 return stage
         names = [stage.name for stage in self.stages]
-        raise ConfigError(f"{self.source}: no stage {name!r}{nearest(name, names)}; the stages are {', '.join(names)}")
+        raise ConfigError(f"{self.source}: no stage {name!r}{nearest(name, names)} (stages: {', '.join(names)})")
 
     def defaults(self) -> dict[str, Any]:
         """What the recipe says for all its stages."""
@@ -87,8 +87,8 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
     for key in values:
         if key not in _TOP:
             raise ConfigError(
-                f"{source} line {lines[(key,)]}: unknown key {key!r}{nearest(key, _TOP)}; "
-                f"a recipe has {', '.join(_TOP)}, and a stage's fields stand under it in stages"
+                f"{source} line {lines[(key,)]}: unknown key {key!r}{nearest(key, _TOP)} "
+                f"(a recipe has {', '.join(_TOP)}; a stage's own fields stand in stages)"
             )
     stages = _stages(values, lines, source)
     _override(values, stages, overrides, source)
@@ -127,7 +127,7 @@ def _stages(values: Mapping[str, Any], lines: Lines, source: str) -> list[Stage]
         method = fields.pop("method", None)
         if method not in METHODS:
             said = "no method" if method is None else f"unknown method {method!r}{nearest(str(method), METHODS)}"
-            raise ConfigError(f"{place}: {said}; a stage's method is one of {', '.join(METHODS)}")
+            raise ConfigError(f"{place}: {said} (methods: {', '.join(METHODS)})")
         name = str(fields.pop("name", method))
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{place}: stage name {name!r}: use letters, digits, - and _ (it names a directory)")
@@ -166,8 +166,8 @@ def _override(values: dict[str, Any], stages: list[Stage], overrides: Sequence[s
         else:
             hint = nearest(first, [*names, *_TOP])
             raise ConfigError(
-                f"{place}: {source} has no stage {first!r}{hint}; write stage.field=value with one of "
-                f"{', '.join(names)}, or seed=, output_dir=, name="
+                f"{place}: {source} has no stage {first!r}{hint} "
+                f"(write stage.field=value for {', '.join(names)}, or seed=, output_dir=, name=)"
             )
 
 
@@ -183,7 +183,7 @@ def _check_references(stage: Stage, earlier: Sequence[Stage], recipe: Recipe) ->
                     there = ", ".join(f"${{{name}.{o}}}" for o in outputs)
                     raise ConfigError(
                         f"{place}, but a stage of method {known[name].method} has no output "
-                        f"{output!r}{nearest(output, outputs)}; it has {there}"
+                        f"{output!r}{nearest(output, outputs)} (it has {there})"
                     )
                 continue
             if name == stage.name:
@@ -192,7 +192,7 @@ def _check_references(stage: Stage, earlier: Sequence[Stage], recipe: Recipe) ->
                 raise ConfigError(f"{place}, but stage {name!r} comes later; move it before {stage.name!r}")
             before = ", ".join(known) or "none"
             raise ConfigError(
-                f"{place}, but there is no stage {name!r}{nearest(name, known)}; stages before it: {before}"
+                f"{place}, but there is no stage {name!r}{nearest(name, known)} (stages before it: {before})"
             )
 
 

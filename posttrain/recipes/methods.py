@@ -130,10 +130,10 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
 
 def run_method(method: str, run: StageRun) -> StageOutcome:
     """The outcome of a method, without transformers' own progress bars between the lines."""
-    from transformers.utils import logging
+    from posttrain.models.quiet import no_progress_bars
 
-    logging.disable_progress_bar()
-    return METHODS[method](run)
+    with no_progress_bars():
+        return METHODS[method](run)
 
 
 def _training(config: TrainingConfig, run: StageRun) -> Any:

@@ -69,6 +69,11 @@ def run_recipe(
     counted, how many are done, and the total.
     Raises ConfigError, DataError: a file that is missing is found before the first stage starts.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{recipe.source}: a recipe runs in one process, not under torchrun; train a single stage with "
+            "torchrun -m posttrain.cli sft (or dpo)"
+        )
     home = Path(recipe.output_dir)
     wanted = recipe.stages if only is None else (recipe.stage(only),)
     _check_files(wanted, recipe)

@@ -88,7 +88,7 @@ def test_broken_overrides(override: str, message: str) -> None:
         ("learning_rate: 1e-3", "learning_rate: fast", "line 9, stage 'first': learning_rate='fast'"),
         ("    train_dataset: chat.jsonl\n", "", "line 5, stage 'first': train_dataset is missing"),
         ("${first.model}", "${fisrt.model}", "line 12, stage 'second': model refers to ${fisrt.model}, but there is"),
-        ("${first.model}", "${first.data}", "has no output 'data'; it has ${first.model}"),
+        ("${first.model}", "${first.data}", "has no output 'data' (it has ${first.model})"),
         ("${first.model}", "${first}", "has no output ''"),
         ("${first.model}", "${second.model}", "which is this stage itself"),
         ("model: m", "model: ${second.model}", "stage 'second' comes later; move it before 'first'"),

@@ -224,6 +224,12 @@ def test_a_missing_model_directory_is_found_before_the_first_stage(fake: Fake) -
         fake.go("sft.model=./bse")
 
 
+def test_a_recipe_is_not_run_by_several_processes(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"torchrun -m posttrain\.cli sft"):
+        fake.go()
+
+
 def test_the_recipe_s_seed_reaches_the_stages(fake: Fake) -> None:
     fake.go("seed=7", "dpo.seed=8")
     assert [run.fields.seed for run in fake.runs] == [7, 8]
