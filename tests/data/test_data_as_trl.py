@@ -12,28 +12,7 @@ from chats import assistant, user
 
 from posttrain.data.trees import TreeSet, preference_trees, sft_trees
 
-WORDS = [
-    "the",
-    "capital",
-    "of",
-    "France",
-    "is",
-    "Paris",
-    "apples",
-    "and",
-    "nine",
-    "seven",
-    "who",
-    "are",
-    "you",
-    "story",
-    "grey",
-    "wolf",
-    "?",
-    ".",
-    "12",
-    "+",
-]
+WORDS = ["the", "capital", "of", "France", "apples", "and", "nine", "who", "are", "you", "wolf", "?", "12", "+"]
 
 
 @pytest.fixture(scope="module")
