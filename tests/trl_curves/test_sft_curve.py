@@ -57,7 +57,10 @@ def test_sharegpt_conversations(both_curves: Callable[..., Any], assert_same_cur
 def test_prompt_completion_messages(
     template: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
 ) -> None:
-    assert_same_curve(*both_curves("sft", make_rows("prompt-completion messages"), chat_template=template))
+    # Deliberate deviation: TRL trains the line break that follows the end of the last turn, here nothing after the
+    # end is. Given a template that ends there, TRL does the same.
+    rows = make_rows("prompt-completion messages")
+    assert_same_curve(*both_curves("sft", rows, chat_template=template, template_for_trl=CHATML_BARE))
 
 
 @pytest.mark.slow
