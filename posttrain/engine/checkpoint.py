@@ -104,6 +104,21 @@ def find_checkpoint(output_dir: Path, which: bool | str) -> Path:
     return path
 
 
+def set_aside(output_dir: Path) -> Path | None:
+    """Moves what an earlier run left into `earlier-N`, so that nothing is lost; None if there was nothing."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    left = [*checkpoints(output_dir), output_dir / "metrics.jsonl", output_dir / "nonfinite"]
+    left = [path for path in left if path.exists()]
+    if not left:
+        return None
+    number = 1 + sum(1 for _ in output_dir.glob("earlier-*"))
+    target = output_dir / f"earlier-{number}"
+    target.mkdir()
+    for path in left:
+        path.rename(target / path.name)
+    return target
+
+
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The training state of a checkpoint, on the CPU."""
     file = checkpoint / STATE_FILE

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from posttrain.config.training import TrainingConfig
-from posttrain.engine.checkpoint import checkpoints, load_state, save_checkpoint
+from posttrain.engine.checkpoint import load_state, save_checkpoint, set_aside
+from posttrain.engine.console import Console, stop_request
 from posttrain.engine.metrics import Meter, MetricsFile
 from posttrain.engine.runtime import Runtime, random_state, set_random_state
 from posttrain.engine.step import Budget, LossFunction, StepResult, step
@@ -44,87 +42,86 @@ class Parts:
     read_model: Callable[[Path], None]  # restores the weights from it
     evaluate: Callable[[], dict[str, float]] | None = None
     make_room: Callable[[], bool] | None = None
-    choices: Mapping[str, Any] = field(default_factory=dict)  # picked by measurement; a resumed run repeats them
     callbacks: Sequence[TrainerCallback] = ()
     callback_context: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Interval:
-    """Every so many steps, or at every epoch's end, or never."""
+    """Every so many steps (below 1: a share of all steps), or at every epoch's end, or never."""
 
     def __init__(self, strategy: str, steps: float | None, max_steps: int) -> None:
-        self._strategy = strategy
+        self._at_epochs = strategy == "epoch"
         self._steps = 0
         if strategy == "steps" and steps is not None:
             self._steps = max(1, math.ceil(max_steps * steps) if steps < 1 else int(steps))
 
     def due(self, global_step: int, epoch_ended: bool) -> bool:
-        if self._strategy == "epoch":
-            return epoch_ended
-        return bool(self._steps) and global_step % self._steps == 0
+        return epoch_ended if self._at_epochs else bool(self._steps) and global_step % self._steps == 0
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What a run counts beside transformers' TrainerState; saved with it."""
+
+    loss: float = 0.0  # summed over the steps that were taken
+    steps: int = 0  # taken, that is not skipped
+    skipped_in_a_row: int = 0
 
 
 class Loop:
     """Runs a training to its end. `state` is transformers' TrainerState: global_step, epoch, log_history ..."""
 
     def __init__(self, parts: Parts, config: TrainingConfig, max_steps: int) -> None:
-        self.parts = parts
-        self.config = config
+        self.parts, self.config = parts, config
+        self.output_dir = Path(config.output_dir)
         self.state = TrainerState(max_steps=max_steps, num_train_epochs=math.ceil(config.num_train_epochs))
         self.state.is_world_process_zero = self.state.is_local_process_zero = parts.runtime.is_main
-        self.output_dir = Path(config.output_dir)
         self._control = TrainerControl()
-        self._meter = Meter()
-        self._loss_total = 0.0  # summed over all finite steps, for the mean at the end
-        self._finite_steps = 0
-        self._nonfinite_in_a_row = 0
-        self._tokens_since_log = 0
-        self._eval_interval = Interval(config.eval_strategy, config.eval_steps or config.logging_steps, max_steps)
-        self._save_interval = Interval(config.save_strategy, config.save_steps, max_steps)
-        self._log_interval = Interval(config.logging_strategy, config.logging_steps, max_steps)
+        self._console = Console(silent=not parts.runtime.is_main, hide_bar=config.disable_tqdm)
+        self._meter, self._tally = Meter(), Tally()
+        self._file: MetricsFile | None = None
+        self._logged_at, self._tokens_since_log = time.perf_counter(), 0
+        self._log_due = Interval(config.logging_strategy, config.logging_steps, max_steps)
+        self._eval_due = Interval(config.eval_strategy, config.eval_steps or config.logging_steps, max_steps)
+        self._save_due = Interval(config.save_strategy, config.save_steps, max_steps)
 
     def run(self, checkpoint: Path | None = None) -> float:
-        """Trains from the start, or from the checkpoint; returns the mean loss of all steps.
+        """Trains from the start, or from the checkpoint; returns the mean loss of the steps taken.
 
         On the first Ctrl-C it finishes the step, saves, says how to go on and raises KeyboardInterrupt.
         """
-        runtime = self.parts.runtime
         if checkpoint is not None:
             self._resume(checkpoint)
-        metrics_file = None
-        if runtime.is_main:
-            if checkpoint is None:
-                _set_aside(self.output_dir)
-            metrics_file = MetricsFile(
-                self.output_dir, after_step=None if checkpoint is None else self.state.global_step
-            )
-        self._metrics_file = metrics_file
+        if self.parts.runtime.is_main:
+            if checkpoint is None and (old := set_aside(self.output_dir)) is not None:
+                self._console.say(f"{self.output_dir} held an earlier run: its checkpoints and metrics are in {old}.")
+            self._file = MetricsFile(self.output_dir, after_step=self.state.global_step if checkpoint else None)
         self._tell("on_train_begin")
         if self.config.eval_on_start and checkpoint is None:
             self.evaluate()
-        self._since_log = time.perf_counter()
-        with _stop_request() as stop, self._progress() as bar:
-            self._bar = bar
+        self._logged_at = time.perf_counter()
+        with (
+            stop_request() as stop,
+            self._console.progress(done=self.state.global_step, total=self.state.max_steps),
+        ):
             while self.state.global_step < self.state.max_steps and not self._control.should_training_stop:
-                if not self._one_step(stop):
+                batch_epoch = self.parts.source.epoch
+                batch = self.parts.source.next()
+                if batch is None:
                     break
-        self._finish()
+                self._one_step(batch, math.floor(self.parts.source.epoch) > math.floor(batch_epoch), stop)
         self._tell("on_train_end")
-        return self._loss_total / max(self._finite_steps, 1)
+        return self._tally.loss / max(self._tally.steps, 1)
 
-    def _one_step(self, stop: threading.Event) -> bool:
-        """One step with what is due after it; False when the source has no more batches."""
+    def _one_step(self, batch: Batch, epoch_ended: bool, stop: threading.Event) -> None:
+        """One step, with what is due after it."""
         parts, state, config = self.parts, self.state, self.config
-        epoch_before = parts.source.epoch
-        batch = parts.source.next()
-        if batch is None:
-            return False
         number = state.global_step + 1
-        epoch_ended = math.floor(parts.source.epoch) > math.floor(epoch_before)
         last = number >= state.max_steps
-        log_due = last or self._log_interval.due(number, epoch_ended) or (number == 1 and config.logging_first_step)
+        log_due = last or self._log_due.due(number, epoch_ended) or (number == 1 and config.logging_first_step)
         self._tell("on_step_begin")
         parts.learner.train()
+        learning_rate = parts.scheduler.get_last_lr()[0]
         result = step(
             parts.learner,
             batch,
@@ -137,207 +134,162 @@ class Loop:
             needs=("logprobs", "entropy") if log_due else ("logprobs",),
             make_room=parts.make_room,
         )
-        learning_rate = parts.scheduler.get_last_lr()[0]
-        parts.scheduler.step()
-        state.global_step = number
-        state.epoch = parts.source.epoch
+        if result.finite:
+            parts.scheduler.step()
+        state.global_step, state.epoch = number, parts.source.epoch
         state.num_input_tokens_seen += result.tokens
         self._tokens_since_log += result.tokens
         self._account(batch, result)
         parts.source.observe({name: amount / count for name, (amount, count) in result.metrics.items() if count})
-        self._show(result)
+        self._console.step(result.loss, result.tokens)
         self._tell("on_step_end")
         if log_due and config.logging_strategy != "no":
-            self._log(result, learning_rate)
-        self._control.should_log = False
-        if self._eval_interval.due(number, epoch_ended) or self._control.should_evaluate:
+            self._log(learning_rate)
+        if self._eval_due.due(number, epoch_ended) or self._control.should_evaluate:
             self.evaluate()
-        stopping = self._anyone(stop.is_set())
-        save_due = config.save_strategy != "no" and (last or self._save_interval.due(number, epoch_ended))
+        stopping = any(row[0] for row in parts.runtime.gather([float(stop.is_set())]))
+        save_due = config.save_strategy != "no" and (last or self._save_due.due(number, epoch_ended))
         if save_due or stopping or self._control.should_save:
-            path = self._save()
-            if stopping:
-                self._say_interrupted(path)
-                raise KeyboardInterrupt
+            self._save()
         if epoch_ended:
             self._tell("on_epoch_end")
-        return True
-
-    def _anyone(self, flag: bool) -> bool:
-        return any(row[0] for row in self.parts.runtime.gather([float(flag)]))
+        if stopping:
+            self._console.say(self._how_to_go_on())
+            raise KeyboardInterrupt
 
     def _account(self, batch: Batch, result: StepResult) -> None:
-        """Adds up what a log reports; a non-finite step is kept for inspection, and too many in a row end the run."""
+        """Adds up what a log reports; a step that was skipped is kept for inspection, and too many end the run."""
+        tally = self._tally
         if result.finite:
-            self._nonfinite_in_a_row = 0
-            self._loss_total += result.loss
-            self._finite_steps += 1
+            tally.skipped_in_a_row = 0
+            tally.loss += result.loss
+            tally.steps += 1
             self._meter.add(result.metrics)
             self._meter.add({"loss": (result.loss, 1.0), "grad_norm": (result.grad_norm, 1.0)})
             return
-        self._nonfinite_in_a_row += 1
-        self._meter.add({"skipped_steps": (1.0, 1.0)})
-        kept = (
-            self.output_dir / "nonfinite" / f"step-{self.state.global_step}-rank-{self.parts.runtime.rank}.safetensors"
-        )
+        tally.skipped_in_a_row += 1
+        step_, rank = self.state.global_step, self.parts.runtime.rank
+        kept = self.output_dir / "nonfinite" / f"step-{step_}-rank-{rank}.safetensors"
         kept.parent.mkdir(parents=True, exist_ok=True)
         save_file(_tensors(batch), kept)
         what = f"loss {result.loss}, gradient norm {result.grad_norm}"
-        self._say(f"Step {self.state.global_step} skipped: {what}. Its batch is kept in {kept}.")
-        if self._nonfinite_in_a_row >= self.config.max_nonfinite_steps:
+        self._console.say(f"Step {step_} skipped: {what}. Its batch is kept in {kept}.")
+        if tally.skipped_in_a_row >= self.config.max_nonfinite_steps:
             raise TrainingError(
-                f"{self._nonfinite_in_a_row} steps in a row with a non-finite loss or gradient (last: {what}). "
-                f"The weights are those of step {self.state.global_step - self._nonfinite_in_a_row}; the batches are in "
-                f"{kept.parent}. Lower learning_rate, add warmup_steps, or set bf16=False."
+                f"{tally.skipped_in_a_row} steps in a row with a non-finite loss or gradient (last: {what}). "
+                f"The weights are those after step {step_ - tally.skipped_in_a_row}; the batches are in {kept.parent}. "
+                "Lower learning_rate, add warmup_steps, or set bf16=False."
             )
 
-    def _log(self, result: StepResult, learning_rate: float) -> None:
-        now = time.perf_counter()
-        seconds, self._since_log = now - self._since_log, now
-        record: dict[str, float] = self._meter.means()
-        if "skipped_steps" in record:
-            record["skipped_steps"] = self._nonfinite_in_a_row
-        record |= {
-            "learning_rate": learning_rate,
-            "num_tokens": self.state.num_input_tokens_seen,
-            "tokens_per_second": round(self._tokens_since_log / seconds, 1),
-        }
-        self._tokens_since_log = 0
-        self.record(record)
+    def _log(self, learning_rate: float) -> None:
+        seconds = time.perf_counter() - self._logged_at
+        rate = round(self._tokens_since_log / seconds, 1)
+        self._logged_at, self._tokens_since_log = time.perf_counter(), 0
+        seen = self.state.num_input_tokens_seen
+        self.record(
+            self._meter.means() | {"learning_rate": learning_rate, "num_tokens": seen, "tokens_per_second": rate}
+        )
 
     def record(self, metrics: Mapping[str, float]) -> None:
         """Appends to the log history and to metrics.jsonl."""
         entry = {**metrics, "epoch": round(self.state.epoch or 0.0, 4), "step": self.state.global_step}
         self.state.log_history.append(entry)
-        if self._metrics_file is not None:
-            self._metrics_file.write(entry)
+        if self._file is not None:
+            self._file.write(entry)
         self._tell("on_log", logs=dict(metrics))
 
-    def evaluate(self) -> dict[str, float]:
-        """The metrics of the evaluation data, recorded."""
+    def evaluate(self) -> None:
+        """Records the metrics of the evaluation data, if there is any."""
         if self.parts.evaluate is None:
-            return {}
+            return
         start = time.perf_counter()
         metrics = self.parts.evaluate()
         self.record(metrics)
         self._tell("on_evaluate", metrics=metrics)
         self._control.should_evaluate = False
-        self._since_log += time.perf_counter() - start  # throughput is that of training
-        if "eval_loss" in metrics:
-            self._say(f"step {self.state.global_step}: eval_loss {metrics['eval_loss']:.4f}")
-        return metrics
+        self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
+        self._console.say(f"step {self.state.global_step}: eval_loss {metrics['eval_loss']:.4f}")
 
-    # checkpoints
-
-    def _save(self) -> Path:
-        parts, config = self.parts, self.config
-        directory = self.output_dir / f"checkpoint-{self.state.global_step}"
-        shared = None if config.save_only_model else self._training_state()
-        states = None if shared is None else self._every_process_state()
+    def _save(self) -> None:
+        parts, state = self.parts, self.state
+        saved = None if self.config.save_only_model else self._state_dict()
         if parts.runtime.is_main:
+            log = {
+                name: getattr(state, name)
+                for name in ("global_step", "max_steps", "epoch", "num_input_tokens_seen", "log_history")
+            }
             save_checkpoint(
                 self.output_dir,
-                self.state.global_step,
+                state.global_step,
                 write_model=parts.write_model,
-                state=None if shared is None else shared | {"processes": states},
-                log={
-                    "global_step": self.state.global_step,
-                    "max_steps": self.state.max_steps,
-                    "epoch": self.state.epoch,
-                    "num_input_tokens_seen": self.state.num_input_tokens_seen,
-                    "log_history": self.state.log_history,
-                },
-                keep=config.save_total_limit,
+                state=saved,
+                log=log,
+                keep=self.config.save_total_limit,
             )
         parts.runtime.barrier()
         self._control.should_save = False
         self._tell("on_save")
-        return directory
 
-    def _training_state(self) -> dict[str, Any]:
-        parts = self.parts
+    def _state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on."""
+        parts, state = self.parts, self.state
         return {
-            "global_step": self.state.global_step,
-            "max_steps": self.state.max_steps,
-            "epoch": self.state.epoch,
-            "tokens": self.state.num_input_tokens_seen,
-            "log_history": self.state.log_history,
+            "global_step": state.global_step,
+            "max_steps": state.max_steps,
+            "epoch": state.epoch,
+            "tokens": state.num_input_tokens_seen,
+            "log_history": state.log_history,
             "optimizer": parts.optimizer.state_dict(),
-            "scheduler": _plain(parts.scheduler.state_dict()),
+            "scheduler": {name: value for name, value in parts.scheduler.state_dict().items() if name != "lr_lambdas"},
             "source": parts.source.state_dict(),
             "meter": self._meter.state_dict(),
-            "loss_total": self._loss_total,
-            "finite_steps": self._finite_steps,
-            "nonfinite_in_a_row": self._nonfinite_in_a_row,
-            "choices": {**parts.choices, "max_tokens_per_pass": parts.budget.max_tokens},
-            "world_size": parts.runtime.world_size,
+            "tally": vars(self._tally),
+            "max_tokens_per_pass": parts.budget.max_tokens,
+            "autocast": parts.runtime.autocast_dtype == torch.bfloat16,
+            "num_threads": torch.get_num_threads(),
+            "random": parts.runtime.gather_objects(random_state(parts.runtime.device)),
         }
 
-    def _every_process_state(self) -> list[dict[str, Any]]:
-        mine = random_state(self.parts.runtime.device)
-        if self.parts.runtime.world_size == 1:
-            return [mine]
-        states: list[Any] = [None] * self.parts.runtime.world_size
-        torch.distributed.all_gather_object(states, mine)
-        return states
-
     def _resume(self, checkpoint: Path) -> None:
-        parts, saved = self.parts, load_state(checkpoint)
-        if saved["world_size"] != parts.runtime.world_size:
+        parts, state, saved = self.parts, self.state, load_state(checkpoint)
+        processes = len(saved["random"])
+        if processes != parts.runtime.world_size:
             raise CheckpointError(
-                f"{checkpoint} was written by {saved['world_size']} processes, this run has {parts.runtime.world_size}: "
-                "the order of the data would change. Start as many processes as before."
+                f"{checkpoint} was written by {processes} processes, this run has {parts.runtime.world_size}: the "
+                "order of the data would change. Start as many processes as before."
             )
-        if saved["max_steps"] != self.state.max_steps:
+        if saved["max_steps"] != state.max_steps:
             raise CheckpointError(
-                f"{checkpoint} belongs to a run of {saved['max_steps']} steps, this one has {self.state.max_steps}: the "
+                f"{checkpoint} belongs to a run of {saved['max_steps']} steps, this one has {state.max_steps}: the "
                 "learning rate schedule would jump. Keep the data, batch size and number of epochs, or start a new "
                 "run with the checkpoint as its model."
             )
+        parts.source.load_state_dict(saved["source"])
         parts.read_model(checkpoint)
         parts.optimizer.load_state_dict(saved["optimizer"])
-        parts.scheduler.load_state_dict(saved["scheduler"])
-        parts.source.load_state_dict(saved["source"])
-        parts.budget.max_tokens = saved["choices"]["max_tokens_per_pass"]
+        lambdas = {name: value for name, value in parts.scheduler.state_dict().items() if name == "lr_lambdas"}
+        parts.scheduler.load_state_dict(saved["scheduler"] | lambdas)
         self._meter.load_state_dict(saved["meter"])
-        self._loss_total, self._finite_steps = saved["loss_total"], saved["finite_steps"]
-        self._nonfinite_in_a_row = saved["nonfinite_in_a_row"]
-        self.state.global_step, self.state.epoch = saved["global_step"], saved["epoch"]
-        self.state.num_input_tokens_seen = saved["tokens"]
-        self.state.log_history = saved["log_history"]
-        set_random_state(saved["processes"][parts.runtime.rank], parts.runtime.device)
-        self._say(f"Resumed from {checkpoint} at step {self.state.global_step} of {self.state.max_steps}.")
+        self._tally = Tally(**saved["tally"])
+        state.global_step, state.epoch = saved["global_step"], saved["epoch"]
+        state.num_input_tokens_seen, state.log_history = saved["tokens"], saved["log_history"]
+        # what was picked by measurement is repeated, not measured again: another choice would round differently
+        parts.budget.max_tokens = saved["max_tokens_per_pass"]
+        parts.runtime.autocast_dtype = torch.bfloat16 if saved["autocast"] else None
+        torch.set_num_threads(saved["num_threads"])
+        set_random_state(saved["random"][parts.runtime.rank], parts.runtime.device)
+        self._console.say(f"Resumed from {checkpoint} at step {state.global_step} of {state.max_steps}.")
 
-    def _finish(self) -> None:
-        self._bar.close()
-
-    # what the user sees
-
-    @contextmanager
-    def _progress(self) -> Iterator[tqdm]:
-        hidden = True if not self.parts.runtime.is_main else self.config.disable_tqdm  # None: on a terminal only
-        with tqdm(total=self.state.max_steps, initial=self.state.global_step, disable=hidden, unit="step") as bar:
-            self._bar_start, self._bar_tokens = time.perf_counter(), 0
-            yield bar
-
-    def _show(self, result: StepResult) -> None:
-        self._bar_tokens += result.tokens
-        rate = self._bar_tokens / (time.perf_counter() - self._bar_start)
-        self._bar.set_postfix_str(f"loss {result.loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
-        self._bar.update(1)
-
-    def _say(self, message: str) -> None:
-        if self.parts.runtime.is_main:
-            tqdm.write(message)
-
-    def _say_interrupted(self, path: Path) -> None:
+    def _how_to_go_on(self) -> str:
+        state, place = self.state, self.output_dir / f"checkpoint-{self.state.global_step}"
         if self.config.save_only_model:
-            self._say(f"Stopped at step {self.state.global_step}. The model is in {path}; it cannot be resumed.")
-        else:
-            self._say(
-                f"Stopped at step {self.state.global_step} of {self.state.max_steps}. Everything is in {path}. Go on with "
-                "train(resume_from_checkpoint=True), or --resume_from_checkpoint true on the command line."
+            return (
+                f"Stopped at step {state.global_step}. The model is in {place}; without its state it cannot be resumed."
             )
+        return (
+            f"Stopped at step {state.global_step} of {state.max_steps}. Everything is in {place}. Go on with "
+            "train(resume_from_checkpoint=True), or --resume_from_checkpoint true on the command line."
+        )
 
     def _tell(self, event: str, **details: Any) -> None:
         for callback in self.parts.callbacks:
@@ -347,52 +299,7 @@ class Loop:
             self._control = answer or self._control
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A schedule's state without its functions, which the configuration determines."""
-    return {name: value for name, value in state.items() if name != "lr_lambdas"} | (
-        {"lr_lambdas": [None] * len(state["lr_lambdas"])} if "lr_lambdas" in state else {}
-    )
-
-
 def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
     """Every tensor of a batch by name."""
-    found = {f"forest.{name}": value for name, value in vars(batch.forest).items() if isinstance(value, torch.Tensor)}
-    found |= {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
-
-
-def _set_aside(output_dir: Path) -> None:
-    """Moves what an earlier run left in the directory into `earlier-N`, so that nothing is mixed and nothing is lost."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    old = [p for p in [*checkpoints(output_dir), output_dir / "metrics.jsonl", output_dir / "nonfinite"] if p.exists()]
-    if not old:
-        return
-    number = 1
-    while (target := output_dir / f"earlier-{number}").exists():
-        number += 1
-    target.mkdir()
-    for path in old:
-        path.rename(target / path.name)
-    tqdm.write(f"{output_dir} held an earlier run: its checkpoints and metrics are now in {target}.")
-
-
-@contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C (or SIGTERM) sets; the second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        tqdm.write("Stopping after this step; Ctrl-C again stops at once, back to the last checkpoint.")
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    named = {f"forest.{name}": value for name, value in vars(batch.forest).items()} | vars(batch)
+    return {n: v.detach().cpu().contiguous().clone() for n, v in named.items() if isinstance(v, torch.Tensor)}

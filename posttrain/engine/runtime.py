@@ -67,6 +67,14 @@ class Runtime:
         table = torch.tensor([mine], dtype=torch.float64, device=self.device)
         return self._accelerator.gather(table).tolist()
 
+    def gather_objects(self, mine: Any) -> list[Any]:
+        """Every process's object, in the order of processes."""
+        if self.world_size == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        return everyone
+
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sums over all processes. Every process must name the same things in the same order."""
         return {name: sum(column) for name, column in zip(values, zip(*self.gather(values.values())))}

@@ -42,12 +42,12 @@ def with_reference(
     autocast: Callable[[], Any],
     precision: str,
     share: tuple[int, int] = (0, 1),
-    gather: Callable[[list[list[float]]], list[list[float]]] = lambda values: values,
+    gather: Callable[[list[list[float]]], list[list[list[float]]]] = lambda mine: [mine],
     quiet: bool = False,
 ) -> tuple[list[Segment], str]:
     """The trees with a column `ref_logprobs` on every leaf, and the hash that the values are kept under.
 
-    `share` is (rank, processes): each process computes every so-manieth tree and `gather` joins the pieces in order.
+    `share` is (rank, processes): each process computes every so-manieth tree, and `gather` gives everyone's values.
     """
     key = content_hash(learner.model, trees, precision)
     file = directory / f"{key}.safetensors"
@@ -55,13 +55,8 @@ def with_reference(
         flat = load_file(file)["ref_logprobs"]
     else:
         rank, world_size = share
-        mine = gather(_logprobs(trees[rank::world_size], learner, max_tokens, autocast, quiet))
-        counts = [sum(_trained(leaf) for leaf in tree.leaves()) for tree in trees]
-        shares = [len(trees[r::world_size]) for r in range(world_size)]
-        starts = [sum(shares[:r]) for r in range(world_size)]
-        ordered = [mine[starts[i % world_size] + i // world_size] for i in range(len(trees))]
-        if [len(values) for values in ordered] != counts:
-            raise RuntimeError("reference log-probabilities do not line up with the trees")
+        everyone = gather(_logprobs(trees[rank::world_size], learner, max_tokens, autocast, quiet))
+        ordered = [everyone[i % world_size][i // world_size] for i in range(len(trees))]
         flat = torch.tensor([value for values in ordered for value in values], dtype=torch.float32)
         if rank == 0:
             directory.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from posttrain.algorithms.dpo import DPOLoss, dpo_batch
@@ -89,13 +88,6 @@ def _with_reference(trees: TreeSet | None, reference: Learner, assembled: Assemb
         return None, ""
     runtime, config = assembled.runtime, assembled.config
 
-    def gather(mine: list[list[float]]) -> list[list[float]]:
-        if runtime.world_size == 1:
-            return mine
-        pieces: list[Any] = [None] * runtime.world_size
-        torch.distributed.all_gather_object(pieces, mine)
-        return [values for piece in pieces for values in piece]
-
     made, key = with_reference(
         trees.trees,
         reference,
@@ -104,7 +96,7 @@ def _with_reference(trees: TreeSet | None, reference: Learner, assembled: Assemb
         autocast=runtime.autocast,
         precision=str(runtime.autocast_dtype),
         share=(runtime.rank, runtime.world_size),
-        gather=gather,
+        gather=runtime.gather_objects,
         quiet=not runtime.is_main,
     )
     return replace(trees, trees=made), key

@@ -103,7 +103,6 @@ class Trainer:
                 read_model=self._read_checkpoint,
                 evaluate=self._evaluate if self._evaluation is not None else None,
                 make_room=self._make_room,
-                choices={"bf16": config.bf16, "num_threads": config.num_threads},
                 callbacks=self._callbacks,
                 callback_context={"model": self.model, "processing_class": self.processing_class},
             ),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch  # noqa: E402
-from padded_rows import CONVERSATIONS, PAIRS  # noqa: E402
-from tiny import build_model, build_tokenizer  # noqa: E402
+import torch
+from padded_rows import CONVERSATIONS, PAIRS
+from tiny import build_model, build_tokenizer
 
-from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
+from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 ADAPTER = {"r": 4, "lora_alpha": 8}
 

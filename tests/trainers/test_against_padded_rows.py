@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny import build_model
 from padded_rows import padded_dpo, padded_sft
+from tiny import build_model
 
 from posttrain.algorithms.dpo import DPOLoss, dpo_batch
 from posttrain.algorithms.sft import sft_batch, sft_loss
