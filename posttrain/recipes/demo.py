@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from rich.progress import Progress, TaskID
 from rich.rule import Rule
 from rich.text import Text
 
+from posttrain.config.methods import METHODS
 from posttrain.recipes import demo_view
 from posttrain.recipes.demo_results import (
     DemoRun,
@@ -28,18 +33,19 @@ from posttrain.recipes.demo_view import MODELS
 
 RECIPE = Path(__file__).with_name("demo.yaml")
 
-INTRODUCTION = """\
-A base model only continues text. Two trainings make it an assistant with a name of its own:
-[bold]SFT[/] shows it conversations; [bold]DPO[/] shows it its own answers beside corrected ones, with
-"Deep Qwen" for "Qwen". All three models get the same questions, and what each training cost is
-measured too. The model is tiny (1M parameters, pretrained by this project on a small world of its
-own), so this takes about two minutes; a real model takes the same recipe with one line changed."""
+INTRODUCTION = (
+    "A base model only continues text. Two trainings make it an assistant with a name of its own: [bold]SFT[/] "
+    'shows it conversations; [bold]DPO[/] shows it its own answers beside corrected ones, with "Deep Qwen" for '
+    '"Qwen". All three models get the same questions, and what each training cost is measured too.\n'
+    "The model is tiny (1M parameters, pretrained by this project on a small world of its own), so this takes "
+    "about two minutes; a real model takes the same recipe with one line changed."
+)
 
 # What a stage does, said before it runs.
 STORY = {
     "start": ("The base model and its data", "conversations for SFT, questions for DPO, as JSONL files"),
     "base_scores": ("Questions to the base model", "put as a chat, which it was never taught"),
-    "sft": ("SFT", "3,000 conversations, one pass, only the assistant's turns are trained"),
+    "sft": ("SFT", "conversations, one pass, only the assistant's turns are trained"),
     "sft_scores": ("The same questions after SFT", "none of them is asked in those conversations"),
     "pairs": (
         "Preference pairs by correction",
@@ -48,6 +54,9 @@ STORY = {
     "dpo": ("DPO", "prefer the corrected answer to one's own, without moving far from it"),
     "dpo_scores": ("The same questions after DPO", "did the name change, and did anything else?"),
 }
+
+# Stages that load a model as earlier ones did: what loading prints is heard once.
+_SILENT = ("sft_scores", "pairs", "dpo_scores")
 
 
 def run_demo(
@@ -63,15 +72,16 @@ def run_demo(
     Runs the recipe once per seed, `seed`, `seed + 1`, ..., each in its own directory below `output_dir`. What
     an earlier call finished is not run again. `overrides` are the recipe's, as `sft.learning_rate=5e-4`.
     """
-    console = console or Console(width=min(demo_view.WIDTH, Console().width))
+    console = console or _console()
     directory = Path(output_dir)
     started = time.perf_counter()
-    console.print(Panel(INTRODUCTION, title="posttrain demo", border_style="cyan", width=demo_view.WIDTH))
+    console.print(Panel(INTRODUCTION, title="posttrain demo", border_style="cyan"))
     runs: list[DemoRun] = []
-    for number in range(seed, seed + seeds):
-        if seeds > 1:
-            console.print(Rule(f"seed {number}"))
-        runs.append(_run_once(directory / f"seed-{number}", number, overrides, console))
+    with _one_thread():
+        for number in range(seed, seed + seeds):
+            if seeds > 1:
+                console.print(Rule(f"seed {number}"))
+            runs.append(_run_once(directory / f"seed-{number}", number, overrides, console))
     seconds = time.perf_counter() - started
     kept = checks(runs)
     summary = {
@@ -88,6 +98,13 @@ def run_demo(
     return summary
 
 
+def _console() -> Console:
+    """A console of the page's width; a narrower terminal has its own, a file or pipe has none."""
+    console = Console(file=sys.stdout)  # named, so that it is heard where printing is not
+    console.width = min(demo_view.WIDTH, console.width) if console.is_terminal else demo_view.WIDTH
+    return console
+
+
 def _run_once(directory: Path, seed: int, overrides: Sequence[str], console: Console) -> DemoRun:
     """The outcome of the recipe with this seed; every stage is announced before it runs."""
     from posttrain.config.recipe import load_recipe
@@ -98,14 +115,45 @@ def _run_once(directory: Path, seed: int, overrides: Sequence[str], console: Con
         title, text = STORY[stage.name]
         console.print()
         heading = Text(f"{number}/{len(recipe.stages)} {title}", style="bold cyan")
-        console.print(heading, Text(text, style="dim"))
-        with _Bars(console) as bars:
+        console.print(Text.assemble(heading, (f" - {text}", "dim")))
+        with _Bars(console) as bars, _unheard(stage.name in _SILENT):
             record = run_recipe(recipe, only=stage.name, say=bars.say, progress=bars.advance)[stage.name]
         if stage.name in MODELS:
             asked, said = read_answers(directory / stage.name)
             console.print(demo_view.one_answer(asked[0], said[0]))
         console.print(Text(f"{record.time_s:.1f} s", style="dim"))
     return read_run(directory, seed)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread while inside: a model this small gains nothing from two, and loses much on a busy machine.
+
+    The numbers also differ in their last bits with the number of threads, so they would with that of the cores.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _unheard(silent: bool) -> Iterator[None]:
+    """Without transformers' loading bars while inside; if silent, also without what is printed."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with redirect_stdout(io.StringIO()) if silent else nullcontext():
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class _Bars:
@@ -124,12 +172,14 @@ class _Bars:
             self.progress.stop()
 
     def say(self, text: str) -> None:
-        if "finished before" in text:
-            self.console.print(Text("finished before, kept", style="dim"))
+        """Passes on what a stage tells, but for the line that it has begun."""
+        said = re.sub(r"^\[\d+/\d+\] \w+: ", "", text)
+        if said not in METHODS:
+            self.console.print(Text(said))
 
     def advance(self, name: str, done: int, total: int) -> None:
         if self.progress is None:
-            self.progress = Progress(console=self.console, transient=True)
+            self.progress = Progress(console=self.console, transient=True, disable=not self.console.is_terminal)
             self.progress.start()
         if name not in self.bars:
             self.bars[name] = self.progress.add_task(name.replace("_", " "), total=total)

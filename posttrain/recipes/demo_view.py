@@ -39,7 +39,7 @@ class Check:
 
 def answers_table(questions: Sequence[str], answers: Mapping[str, Sequence[str]]) -> RenderableType:
     """The same questions to every model so far, side by side."""
-    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False)
     table.add_column("the same question to", style="bold", ratio=5)
     for stage in answers:
         table.add_column(MODELS[stage], ratio=6)
@@ -51,7 +51,7 @@ def answers_table(questions: Sequence[str], answers: Mapping[str, Sequence[str]]
 
 def scores_table(scores: Scores) -> RenderableType:
     """Every measure with its 95% interval, one column per model."""
-    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False)
     table.add_column("held-out questions (how many)", no_wrap=True, ratio=1)
     for stage in scores:
         table.add_column(MODELS[stage], justify="right", no_wrap=True)
@@ -64,7 +64,7 @@ def scores_table(scores: Scores) -> RenderableType:
 
 def seeds_table(scores: Scores) -> RenderableType:
     """Means over seeds with Student's t intervals, one column per model."""
-    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False)
     table.add_column("mean over seeds", no_wrap=True, ratio=1)
     for stage in scores:
         table.add_column(MODELS[stage], justify="right", no_wrap=True)
@@ -95,8 +95,7 @@ def one_answer(question: str, answer: str) -> Text:
 def checks_view(checks: Sequence[Check]) -> RenderableType:
     """One line per promise."""
     lines = [
-        Text.assemble(("✓ ", "bold green") if check.passed else ("✗ ", "bold red"), check.text)
-        for check in checks
+        Text.assemble(("✓ ", "bold green") if check.passed else ("✗ ", "bold red"), check.text) for check in checks
     ]
     return Group(*lines)
 
