@@ -29,6 +29,7 @@ def main(method: str) -> None:
     parser.add_argument("--rows", type=int, default=8, help="rows (or pairs) in an optimiser step")
     parser.add_argument("--steps", type=int, default=8, help="timed steps")
     parser.add_argument("--search-steps", type=int, default=3, help="timed steps of the search for TRL's best")
+    parser.add_argument("--trl", nargs="+", help='these cuts of TRL, as "8 x 1, padding_free", instead of a search')
     parser.add_argument("--no-tutorial", action="store_true", help="leave out the tutorial's settings")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
@@ -42,8 +43,15 @@ def main(method: str) -> None:
                 rows_per_step=options.rows,
                 steps=DISCARDED + options.steps,
             )
-            print(f"{method}, model {model}, {shape} prompts: searching TRL's best settings", flush=True)
-            sides = [ours(options.rows), best_of_trl(case, options.search_steps)]
+            print(f"{method}, model {model}, {shape} prompts", flush=True)
+            if options.trl:
+                candidates = {s.name.removeprefix("TRL, "): s for s in trl_candidates(method, options.rows)}
+                if unknown := set(options.trl) - candidates.keys():
+                    parser.error(f"--trl {sorted(unknown)}: choose from {list(candidates)}")
+                peers = [candidates[name] for name in options.trl]
+            else:
+                peers = [best_of_trl(case, options.search_steps)]
+            sides = [ours(options.rows), *peers]
             if not options.no_tutorial:
                 sides += [tutorial(method, library, options.rows) for library in ("posttrain", "trl")]
             limit = Side(name="limit", library="limit")

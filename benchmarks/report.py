@@ -37,10 +37,12 @@ def record(case: Case, measured: Sequence[Measured]) -> dict[str, Any]:
                 "library": m.side.library,
                 "settings": m.side.settings,
                 "step_s": m.seconds,
+                "step_cpu_s": [step["cpu_seconds"] for step in m.reports],
                 "median_step_s": m.median_s,
                 "tokens_per_s": sum(step_tokens) / sum(m.seconds),
                 "times_slower_than_first": m.median_s / reference.median_s,
                 "per_step_ratio": statistics.median(ratios),
+                "cpu_time_ratio": _cpu_median(m) / _cpu_median(reference),
                 "share_of_limit": sum(limit_s) / sum(m.seconds) if limit_s else None,
                 "peak_mib": m.final["peak_bytes"] / MIB,
                 "state_mib": 3 * m.final["parameter_bytes"] / MIB,  # gradients and the two moments of AdamW
@@ -72,7 +74,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{case['rows_per_step']} rows a step\n\n"
     )
     lines = [
-        "| side | step, ms | times the first | tokens/s | peak memory, MiB | first's peak / this "
+        "| side | step, ms | times the first (in CPU time) | tokens/s | peak memory, MiB | first's peak / this "
         "| share of limit | largest loss difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -80,6 +82,7 @@ def markdown(result: dict[str, Any]) -> str:
         share = f"{side['share_of_limit']:.0%}" if side["share_of_limit"] is not None else ""
         lines.append(
             f"| {side['name']} | {side['median_step_s'] * 1e3:.0f} | {side['times_slower_than_first']:.2f} "
+            f"({side['cpu_time_ratio']:.2f}) "
             f"| {side['tokens_per_s']:.0f} | {side['peak_mib']:.0f} | {side['peak_of_first']:.2f} | {share} "
             f"| {side['loss_difference']:.1e} |"
         )
@@ -101,6 +104,10 @@ def write(results: Sequence[dict[str, Any]], directory: Path, name: str) -> None
     (directory / f"{name}.json").write_text(json.dumps(list(results), indent=1))
     (directory / f"{name}.md").write_text(text)
     print(text)
+
+
+def _cpu_median(measured: Measured) -> float:
+    return statistics.median(step["cpu_seconds"] for step in measured.reports)
 
 
 def _rates(limit: Measured) -> dict[str, float]:

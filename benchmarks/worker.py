@@ -23,7 +23,7 @@ class Baton:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._started = 0.0
+        self._started = self._cpu = 0.0
 
     def report(self, event: str, **values: Any) -> None:
         self._out.write(json.dumps({"event": event, **values}) + "\n")
@@ -32,10 +32,11 @@ class Baton:
     def wait(self) -> None:
         if not sys.stdin.readline():
             raise SystemExit(0)  # the other end has gone
-        self._started = time.perf_counter()
+        self._started, self._cpu = time.perf_counter(), time.process_time()
 
     def step_done(self, **values: Any) -> None:
-        self.report("step", seconds=time.perf_counter() - self._started, **values)
+        seconds, cpu = time.perf_counter() - self._started, time.process_time() - self._cpu
+        self.report("step", seconds=seconds, cpu_seconds=cpu, **values)
         self.wait()
 
 
