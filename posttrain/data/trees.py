@@ -132,9 +132,6 @@ def preference_trees(
     notes: set[str] = set()
     for chunk in _chunks(rows, form, tokenizer, notes):
         for example, pair in zip(chunk, _pairs(renderer, chunk, train_after_stop)):
-            if example.completions[0] == example.completions[1]:
-                tally.drop(EQUAL, example.place)
-                continue
             tree = _pair_tree(pair, max_length, truncation_mode)
             if isinstance(tree, str):
                 tally.drop(tree, example.place)

@@ -30,6 +30,7 @@ def whole(tokenizer: Any, row: dict[str, Any], **options: Any) -> str:
         {"messages": [{"role": "Human", "value": "who?"}, GOOD]},
         {"conversations": [{"from": "human", "value": "who?"}, {"from": "gpt", "value": "Deep Qwen."}]},
         {"conversations": [ASKED, GOOD]},
+        {"conversations": [{"from": "human", "value": "who?", "role": None, "content": None}, GOOD]},
         {"prompt": [ASKED], "completion": [GOOD]},
         {"prompt": "who?", "completion": [GOOD]},
         {"prompt": [ASKED], "completion": "Deep Qwen."},
