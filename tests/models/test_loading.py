@@ -202,6 +202,17 @@ def test_pad_token_is_one_that_ends_nothing_where_there_is_one(make_tokenizer):
     assert tokenizer.pad_token == "<|pad|>"
 
 
+def test_pad_token_is_never_chosen_among_those_that_end_an_answer(make_tokenizer):
+    tokenizer = make_tokenizer(eos_token="<|im_end|>", pad_token=None)
+    prepare_tokenizer(tokenizer)
+    assert tokenizer.pad_token == "<|endoftext|>"
+
+    tokenizer = make_tokenizer(eos_token="<|im_end|>", pad_token=None)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}"
+    prepare_tokenizer(tokenizer)
+    assert tokenizer.pad_token == "<|im_end|>"  # both end an answer: eos it is
+
+
 def test_what_is_set_stays(make_tokenizer):
     tokenizer = make_tokenizer(pad_token="<|im_start|>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
