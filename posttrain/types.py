@@ -263,12 +263,15 @@ class Outputs:
     end_values: Tensor | None = None  # [Q] float32, the value model's estimate after each end
 
 
+Metrics = dict[str, tuple[Tensor | float, Tensor | float]]  # name -> (sum, count), detached
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss:
     """What a loss returns: sums, never means. The engine divides each term by its unit of the whole step."""
 
     terms: dict[str, Tensor]  # name -> scalar, weighted, differentiable
-    metrics: dict[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)  # name -> (sum, count)
+    metrics: Metrics = field(default_factory=dict)
 
 
 BatchT = TypeVar("BatchT", bound=Batch, contravariant=True)
@@ -284,7 +287,10 @@ class LossFunction(Protocol[BatchT]):
 class Source(Protocol):
     """Where batches come from: a dataset, or prompts that are sampled, scored and turned into advantages."""
 
-    epoch: float  # passes over the data so far
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        ...
 
     def next(self) -> Batch | None:
         """The next step's batch, uncut, or None when there is no more."""

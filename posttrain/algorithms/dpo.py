@@ -29,7 +29,7 @@ from torch.nn.functional import logsigmoid
 
 from posttrain.algorithms.sft import token_metrics
 from posttrain.ops.segments import segment_count, segment_sum
-from posttrain.types import Batch, Loss, Outputs, Segment, TokenForest, per
+from posttrain.types import Batch, Loss, Metrics, Outputs, Segment, TokenForest, per
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +118,10 @@ class DPOLoss:
                 terms["dpo"] = terms["dpo"] + value if "dpo" in terms else value
         return Loss(terms=terms, metrics=self._metrics(batch, outputs, pairs, of_chosen))
 
-    def _metrics(self, batch: DPOBatch, outputs: Outputs, pairs: Pairs, of_chosen: Tensor) -> dict:
+    def _metrics(self, batch: DPOBatch, outputs: Outputs, pairs: Pairs, of_chosen: Tensor) -> Metrics:
         chosen, rejected = self.beta * pairs.chosen.detach(), self.beta * pairs.rejected.detach()
         logprobs, count = outputs.logprobs.detach(), len(chosen)
-        metrics = {
+        metrics: Metrics = {
             "rewards/chosen": (chosen.sum(), count),
             "rewards/rejected": (rejected.sum(), count),
             "rewards/accuracies": ((chosen > rejected).sum(), count),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from posttrain.types import Batch, Loss, Outputs, Segment, TokenForest
+from posttrain.types import Batch, Loss, Metrics, Outputs, Segment, TokenForest
 
 
 def sft_batch(trees: Sequence[Segment]) -> Batch:
@@ -26,10 +26,10 @@ def sft_loss(batch: Batch, outputs: Outputs) -> Loss:
     return Loss(terms={"sft": -outputs.logprobs.sum()}, metrics=token_metrics(outputs))
 
 
-def token_metrics(outputs: Outputs) -> dict[str, tuple[torch.Tensor, float]]:
+def token_metrics(outputs: Outputs) -> Metrics:
     """Accuracy of the most likely token, and entropy in nats where it was computed."""
     count = float(len(outputs.logprobs))
-    metrics = {}
+    metrics: Metrics = {}
     if outputs.correct is not None:
         metrics["mean_token_accuracy"] = (outputs.correct.sum(), count)
     if outputs.entropy is not None:

@@ -121,7 +121,7 @@ class Loop:
         log_due = last or self._log_due.due(number, epoch_ended) or (number == 1 and config.logging_first_step)
         self._tell("on_step_begin")
         parts.learner.train()
-        learning_rate = parts.scheduler.get_last_lr()[0]
+        learning_rate = float(parts.scheduler.get_last_lr()[0])
         result = step(
             parts.learner,
             batch,

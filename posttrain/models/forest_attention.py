@@ -122,7 +122,7 @@ def forest_attention(
                 is_causal=block.mask is None,
                 scale=scaling,
                 enable_gqa=grouped,
-            )  # fmt: skip
+            )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 

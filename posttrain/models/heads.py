@@ -116,7 +116,7 @@ class _FrozenHead(torch.autograd.Function):
     """The weight gets no gradient, so a token's own gradient is known in the forward pass."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, entropy: bool, tile_bytes: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         softmax = _Softmax(targets, entropy)
@@ -136,7 +136,7 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         (gradient,) = ctx.saved_tensors
         return (gradient * grad[:, None]).to(ctx.dtype), None, None, None, None, None
 
@@ -145,7 +145,7 @@ class _KeptProbabilities(torch.autograd.Function):
     """One buffer [M, V]: logits, then unnormalised probabilities, then the logits' gradient."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, entropy: bool, tile_bytes: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         softmax = _Softmax(targets, entropy)
@@ -159,7 +159,7 @@ class _KeptProbabilities(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         hidden, weight, bias, targets = ctx.saved_tensors
         if ctx.buffer is None:
             raise RuntimeError("backward through the head a second time: its buffer was used up by the first")
@@ -185,7 +185,7 @@ class _VocabularyTiles(torch.autograd.Function):
     """Logits of a slice of the vocabulary at a time, computed again in the backward: four products instead of three."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, entropy: bool, tile_bytes: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         rows = hidden.shape[0]
@@ -221,7 +221,7 @@ class _VocabularyTiles(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         hidden, weight, bias, targets, log_total = ctx.saved_tensors
         rows = hidden.shape[0]
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)

@@ -182,7 +182,7 @@ class Trainer:
         """A checkpoint holds what is trained: the whole model, or the adapter."""
         with no_progress_bars():
             if isinstance(self.model, PeftModel):
-                self.model.save_pretrained(directory)
+                self.model.save_pretrained(str(directory))
                 self.processing_class.save_pretrained(directory)
             else:
                 save_model(self.model, self.processing_class, directory)
