@@ -62,13 +62,17 @@ class DataReport:
             lines.append(f"{self.truncated:,} rows are longer than max_length and were cut.")
         for reason, rows in self.dropped.items():
             more = ", ..." if rows.count > len(rows.first) else ""
-            lines.append(f"{rows.count:,} dropped, {reason}: {', '.join(rows.first)}{more}")
+            lines.append(f"{rows.count:,} dropped, {reason}: {self._places(rows)}{more}")
         if self.ignored_columns:
             lines.append(f"Columns not used: {', '.join(self.ignored_columns)}.")
         lines += self.notes
         if self.example:
             lines += ["One row as the model sees it, its trained part marked:", self.render_marked(color)]
         return "\n".join(lines)
+
+    def _places(self, rows: Dropped) -> str:
+        """Where the rows stand, the file named once in the report's first line and not again."""
+        return ", ".join(place.removesuffix(f" of {self.source}") for place in rows.first)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
