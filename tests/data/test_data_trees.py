@@ -92,7 +92,7 @@ def test_rows_are_cut_counted_and_dropped(tiny_tokenizer: Any) -> None:
     report = found.report
     assert (report.rows_read, report.rows_kept, report.truncated) == (4, 2, 1)
     assert {reason: (d.count, d.first) for reason, d in report.dropped.items()} == {
-        "no trained token within max_length": (1, ("row 1",)),
+        "no trained token within max_length": (1, ("row 1 of train_dataset",)),
         "nothing to train on (empty completion or no assistant turn)": (1, ("row 3 of train_dataset",)),
     }
     assert report.tokens == limit + lengths[2]
@@ -146,7 +146,7 @@ def test_pairs_that_cannot_be_trained_are_dropped_and_counted(tiny_tokenizer: An
     found = preference_trees(rows, tiny_tokenizer, max_length=12)
     assert found.rows == [0]
     assert {reason: d.first for reason, d in found.report.dropped.items()} == {
-        "chosen equals rejected": ("row 1",),
+        "chosen equals rejected": ("row 1 of train_dataset",),
         "nothing to train on (empty completion or no assistant turn)": ("row 2 of train_dataset",),
         "chosen and rejected share no prompt": ("row 3 of train_dataset",),
         "no trained token within max_length": ("row 4 of train_dataset",),
