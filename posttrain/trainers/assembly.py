@@ -14,11 +14,13 @@ from posttrain.config.training import TrainingConfig
 from posttrain.engine.precision import choose_precision
 from posttrain.engine.runtime import Runtime, seed_everything
 from posttrain.errors import ConfigError, ModelError
+from posttrain.models.heads import KEEP_BYTES
 from posttrain.models.learner import Learner
 from posttrain.models.loading import as_dtype, load_model, load_tokenizer, prepare_tokenizer
 from posttrain.models.lora import apply_lora, trainable_parameters
 
-TOKENS_PER_PASS = {"cpu": 4096, "cuda": 16384}
+CUDA_TOKENS_PER_PASS = 16384  # halved as often as memory asks for it
+CPU_TOKENS_PER_PASS = 1024  # more makes a CPU no faster and takes more memory: benchmarks/README.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def assemble(
     recompute = bool(config.gradient_checkpointing)
     if recompute:
         learner.recompute_activations(**(config.gradient_checkpointing_kwargs or {}))
-    budget = config.max_tokens_per_pass or TOKENS_PER_PASS.get(device.type, 8192)
+    budget = config.max_tokens_per_pass or _tokens_per_pass(device, model.config.get_text_config().vocab_size)
     notes += [
         str(trainable_parameters(model)),
         f"weights in {str(model.dtype).removeprefix('torch.')}, computed in "
@@ -141,3 +143,10 @@ def assemble(
         }
     )
     return Assembled(learner=learner, runtime=runtime, config=resolved, notes=notes)
+
+
+def _tokens_per_pass(device: torch.device, vocabulary: int) -> int:
+    """Tokens of one pass: on a CPU few enough that the head can keep their probabilities for the backward."""
+    if device.type != "cpu":
+        return CUDA_TOKENS_PER_PASS
+    return max(256, min(CPU_TOKENS_PER_PASS, KEEP_BYTES // (4 * vocabulary)))

@@ -151,7 +151,7 @@ def test_a_run_leaves_its_configuration_with_what_was_chosen(tmp_path):
     kept = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert kept["bf16"] is False
     assert kept["gradient_checkpointing"] is False
-    assert kept["max_tokens_per_pass"] == 4096
+    assert kept["max_tokens_per_pass"] == 1024
     assert kept["num_threads"] == torch.get_num_threads()
     assert SFTConfig(**kept).to_dict() == kept
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
