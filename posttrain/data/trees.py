@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
+from tqdm.auto import tqdm
+
 from posttrain.data.formats import Content, Example, Format, Task, detect, examples, ignored_columns
 from posttrain.data.loading import Rows, load_rows
 from posttrain.data.messages import Message, shown_messages
@@ -173,15 +175,17 @@ def _chunks(rows: Rows, form: Format, tokenizer: Any, notes: set[str]) -> Iterat
     def shown(part: Content) -> Content:
         return shown_messages(part, source, notes) if isinstance(part, list) else part
 
-    while chunk := list(islice(stream, CHUNK)):
-        for index, example in enumerate(chunk):
-            if example.tools and "tools" not in source:
-                notes.add("The chat template does not show tools: the 'tools' column is not used.")
-                example = replace(example, tools=None)
-            prompt = None if example.prompt is None else shown(example.prompt)
-            completions = tuple(shown(completion) for completion in example.completions)
-            chunk[index] = replace(example, prompt=prompt, completions=completions)
-        yield chunk
+    with tqdm(total=len(rows), desc=f"reading {rows.name}", unit="row", disable=None, delay=2) as bar:
+        while chunk := list(islice(stream, CHUNK)):
+            for index, example in enumerate(chunk):
+                if example.tools and "tools" not in source:
+                    notes.add("The chat template does not show tools: the 'tools' column is not used.")
+                    example = replace(example, tools=None)
+                prompt = None if example.prompt is None else shown(example.prompt)
+                completions = tuple(shown(completion) for completion in example.completions)
+                chunk[index] = replace(example, prompt=prompt, completions=completions)
+            yield chunk
+            bar.update(len(chunk))
 
 
 def _is_text(rows: Rows, form: Format) -> bool:

@@ -18,6 +18,7 @@ from posttrain.data.trees import TreeSet
 from posttrain.engine.checkpoint import find_checkpoint
 from posttrain.engine.evaluation import evaluate_loss
 from posttrain.engine.loop import Loop, Parts
+from posttrain.engine.metrics import FILE
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
 from posttrain.engine.step import Budget, LossFunction
 from posttrain.errors import ConfigError
@@ -128,6 +129,10 @@ class Trainer:
             "num_tokens": self.state.num_input_tokens_seen,
         }
         loop.record(metrics)
+        self.say(
+            f"{self.state.global_step:,} steps, {self.state.num_input_tokens_seen:,} tokens, mean loss {loss:.4f}. "
+            f"Metrics: {Path(config.output_dir) / FILE}. Keep the model with save_model(directory)."
+        )
         return TrainOutput(self.state.global_step, loss, metrics)
 
     def _max_steps(self, source: OfflineSource) -> int:
