@@ -47,7 +47,8 @@ format: .venv/.ready-lint
 	@$(RUN) -m ruff format .
 
 bench: .venv/.ready-test
-	@$(RUN) -m benchmarks
+	@$(RUN) -m benchmarks.sft_step
+	@$(RUN) -m benchmarks.dpo_step
 
 clean:
 	rm -rf .venv runs trainer_output

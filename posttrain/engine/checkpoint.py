@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -127,4 +128,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} has no {STATE_FILE}: it was saved with save_only_model=True and cannot be resumed. "
             "Use it as the model of a new run."
         )
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read: it is damaged, or carries code, which is never run ({str(error).splitlines()[0]})"
+        ) from error

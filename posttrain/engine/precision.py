@@ -25,7 +25,7 @@ class Precision:
 def choose_precision(device: torch.device, bf16: bool | None, hidden_size: int) -> Precision:
     """bfloat16 or float32, as asked (`bf16`) or, when unset, whichever runs a training-like product faster."""
     if bf16 is not None:
-        return Precision(dtype=torch.bfloat16 if bf16 else torch.float32, reason=f"bf16={bf16} was asked for")
+        return Precision(dtype=torch.bfloat16 if bf16 else torch.float32, reason=f"bf16={bf16} is set")
     size = max(256, min(hidden_size, 2048))
     slow, fast = (_time_product(device, dtype, size) for dtype in (torch.float32, torch.bfloat16))
     ratio = slow / fast

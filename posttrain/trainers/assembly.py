@@ -118,7 +118,8 @@ def assemble(
     learner = Learner(model)
     if not dropout:
         learner.switch_off_dropout()
-    precision = choose_precision(device, config.bf16, model.config.get_text_config().hidden_size)
+    asked = config.bf16 if config.bf16 is not None else _chosen_before(config)
+    precision = choose_precision(device, asked, model.config.get_text_config().hidden_size)
     runtime.autocast_dtype = precision.autocast
     recompute = bool(config.gradient_checkpointing)
     if recompute:
@@ -143,6 +144,12 @@ def assemble(
         }
     )
     return Assembled(learner=learner, runtime=runtime, config=resolved, notes=notes)
+
+
+def _chosen_before(config: TrainingConfig) -> bool | None:
+    """The precision that a run in this directory found to be fast: resumed, it must not round differently."""
+    file = Path(config.output_dir) / "config.yaml"
+    return type(config).from_yaml(file).bf16 if file.is_file() else None
 
 
 def _tokens_per_pass(device: torch.device, vocabulary: int) -> int:

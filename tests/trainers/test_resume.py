@@ -12,8 +12,9 @@ from pathlib import Path
 
 import jobs
 import pytest
+import torch
 
-from posttrain.engine.checkpoint import checkpoints, save_checkpoint
+from posttrain.engine.checkpoint import checkpoints, load_state, save_checkpoint
 from posttrain.errors import CheckpointError
 
 METHODS = ["sft", "dpo", "sft-lora", "dpo-lora"]
@@ -108,6 +109,30 @@ def test_a_checkpoint_half_written_is_not_there(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(tmp_path, 3, write_model=crash, state={}, log={}, keep=None)
     assert checkpoints(tmp_path) == []
+
+
+class Payload:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_checkpoint_that_carries_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"global_step": Payload()}, tmp_path / "training_state.pt")
+    with pytest.raises(CheckpointError, match="training_state.pt"):
+        load_state(tmp_path)
+    assert not Path("executed").exists()
+
+
+def test_a_resumed_run_computes_in_the_precision_it_began_with(tmp_path, monkeypatch):
+    import posttrain.engine.precision as room
+
+    monkeypatch.setattr(room, "_time_product", lambda device, dtype, size: 1.0 if dtype == torch.float32 else 0.1)
+    jobs.main("dpo", tmp_path, num_train_epochs=1, bf16=None)
+    monkeypatch.setattr(room, "_time_product", lambda device, dtype, size: 1.0)
+    resumed = jobs.trainer("dpo", tmp_path, num_train_epochs=1, bf16=None)
+    assert resumed.args.bf16 is True
+    assert resumed.train(resume_from_checkpoint=True).global_step == 4
 
 
 def test_resuming_on_other_data_or_another_reference_is_refused(tmp_path):
