@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import jinja2
 
+from posttrain.chat import end_of_turn
 from posttrain.data.messages import Message, is_empty
-from posttrain.data.stops import turn_ends
 from posttrain.errors import DataError
 
 Trained = Literal["turns", "completion", "everything"]
@@ -99,7 +99,15 @@ class Renderer:
                     "tokenizer.chat_template (posttrain.load_model_and_tokenizer sets a default one), or "
                     "give plain text in 'text' or in 'prompt' and 'completion'."
                 )
-            self._ends = turn_ends(self.tokenizer)
+            last, between = (end_of_turn(self.tokenizer, followed=followed) for followed in (False, True))
+            if last is None:
+                raise DataError(
+                    "The chat template writes no special token after an assistant's answer, so the trained model "
+                    "would not learn to stop. In tokenizer.chat_template end assistant messages with one: "
+                    f"{{{{ message['content'] }}}}{self.tokenizer.eos_token or '<eos>'}; or set another template."
+                )
+            ends = (last, between, self.tokenizer.eos_token_id)
+            self._ends = frozenset(token for token in ends if token is not None)
         return self._ends
 
     def render(self, conversations: Sequence[Conversation], add_generation_prompt: bool = False) -> list[str]:

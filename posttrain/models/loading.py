@@ -20,14 +20,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from posttrain.chat import CHATML, default_template, special_ids, stop_tokens
 from posttrain.errors import ModelError, nearest
-from posttrain.models.chat_templates import (
-    CHATML,
-    default_template,
-    end_of_turn,
-    set_stop_tokens,
-    stop_tokens,
-)
 from posttrain.models.locating import (
     check_model_directory,
     has_tokenizer,
@@ -36,6 +30,7 @@ from posttrain.models.locating import (
     read_json,
 )
 from posttrain.models.lora import embedding_rows
+from posttrain.models.stopping import set_stop_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PAD_NAMES = ("<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|finetune_right_pad_id|>", "<unk>")
@@ -201,13 +196,12 @@ def prepare_tokenizer(
         kind = "ChatML" if tokenizer.chat_template.endswith(CHATML) else "a plain one (System:, User:, Assistant:)"
         notes.append(f"no chat template was set: {kind} is used")
     if tokenizer.eos_token_id is None:
-        stop = end_of_turn(tokenizer)
-        if stop is None:
+        if not (stops := stop_tokens(tokenizer)):
             raise ModelError(
                 "the tokenizer has no eos token and its chat template ends an answer with no special token, so no"
                 " answer would ever stop. Set tokenizer.eos_token."
             )
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stops[0])
         notes.append(f"no eos token was set: {tokenizer.eos_token!r}, which ends an answer, is used")
     if tokenizer.pad_token_id is None:
         vocabulary = tokenizer.get_vocab()
@@ -232,7 +226,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
     beyond = {token: name for name, token in tokenizer.get_vocab().items() if token >= rows}
     if not beyond:
         return []
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    special = special_ids(tokenizer)
     used = {*stop_tokens(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id}
     bad = [token for token in beyond if token in used or token not in special]
     if bad:

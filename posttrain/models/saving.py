@@ -8,8 +8,8 @@ from typing import Any
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.models.chat_templates import set_stop_tokens
 from posttrain.models.lora import merge_and_save
+from posttrain.models.stopping import set_stop_tokens
 
 
 def save_model(

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.chat import generation_prompt, stop_tokens
 from posttrain.errors import ConfigError, DataError, ModelError
-from posttrain.models.chat_templates import generation_prompt, stop_tokens
 
 Message = dict[str, Any]
 Prompt = str | Sequence[Message]

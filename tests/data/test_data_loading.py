@@ -38,7 +38,7 @@ LINES = "\n".join(json.dumps(row) for row in ROWS)
         ("a.json", json.dumps(ROWS, indent=1, ensure_ascii=False)),
         ("a.json", LINES),  # lines under an array's name
         ("a.jsonl", json.dumps(ROWS)),  # an array under the lines' name
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("a.csv", 'text\none\n"two, 三"\n'),
         ("a.tsv", "text\none\ntwo, 三\n"),
     ],

@@ -4,8 +4,8 @@ from tiny import ARCHITECTURES
 from transformers import GenerationConfig
 
 import posttrain.sampling.generate as room
+from posttrain.chat import CHATML, generation_prompt
 from posttrain.errors import ConfigError, DataError, ModelError
-from posttrain.models.chat_templates import CHATML, generation_prompt
 from posttrain.models.learner import Learner
 from posttrain.models.loading import load_model
 from posttrain.models.lora import apply_lora

@@ -4,16 +4,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.errors import ModelError
-from posttrain.models.chat_templates import (
+from posttrain.chat import (
     CHATML,
     default_template,
     end_of_turn,
     generation_prompt,
     render,
-    set_stop_tokens,
     stop_tokens,
 )
+from posttrain.errors import ModelError
+from posttrain.models.stopping import set_stop_tokens
 
 TUTORIAL = """{% for message in messages %}
                 {% if message['role'] == 'system' %}System: {{ message['content'] }}\n

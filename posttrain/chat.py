@@ -1,4 +1,4 @@
-"""The chat template of a tokenizer that has none, and the tokens at which any template's answers stop."""
+"""Chat templates: the default one, conversations as text, and the tokens at which answers stop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.errors import ModelError
 
@@ -103,42 +102,30 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
     The latter is the first special token after the answer's text: `<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`.
     """
-    stops = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    turn_end = end_of_turn(tokenizer)
-    if turn_end is not None and turn_end not in stops:
-        stops.append(turn_end)
-    return stops
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the template puts after an answer, or None where it puts none."""
-    conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
     try:
-        text = render(tokenizer, conversation, add_generation_prompt=False)
+        turn_end = end_of_turn(tokenizer)
     except ModelError:  # a template for something other than a user and an assistant
-        return None
+        turn_end = None
+    return [stop for stop in dict.fromkeys((tokenizer.eos_token_id, turn_end)) if stop is not None]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, *, followed: bool = False) -> int | None:
+    """The special token that the template puts after an answer, the last one or one `followed` by a question.
+
+    None where it puts none. Raises ModelError where the template cannot render a question and its answer.
+    """
+    question = {"role": "user", "content": "a"}
+    conversation = [question, {"role": "assistant", "content": _PROBE}, *([question] if followed else [])]
+    text = render(tokenizer, conversation, add_generation_prompt=False)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     _, found, tail = text.rpartition(_PROBE)
     if not found:
         return None
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - ({bos} - {eos})
+    special = special_ids(tokenizer) - ({bos} - {eos})
     ids = tokenizer(tail, add_special_tokens=False).input_ids
     return next((token for token in ids if token in special), None)
 
 
-def set_stop_tokens(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The stop tokens now in the model's generation config, so that `generate` stops at the end of a turn.
-
-    Stop tokens that it had are kept. The pad token is set as well; the model's own config is not touched.
-    """
-    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    config = plain.generation_config
-    if config is None:
-        raise ModelError(f"{type(model).__name__} has no generation config: it is not a model that generates text.")
-    known = config.eos_token_id
-    before = [] if known is None else [known] if isinstance(known, int) else list(known)
-    stops = list(dict.fromkeys([*stop_tokens(tokenizer), *before]))
-    config.eos_token_id = stops[0] if len(stops) == 1 else stops or None
-    if tokenizer.pad_token_id is not None:
-        config.pad_token_id = tokenizer.pad_token_id
-    return stops
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids that text is never split into by chance: special and added tokens."""
+    return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
