@@ -14,9 +14,9 @@ from peft import LoraConfig
     "settings",
     [
         {"loss_type": "sigmoid"},
-        {"loss_type": "sigmoid", "label_smoothing": 0.0, "precompute_ref_log_probs": True},
+        pytest.param({"loss_type": "sigmoid", "precompute_ref_log_probs": True}, marks=pytest.mark.slow),
         {"loss_type": "ipo", "beta": 0.5},
-        {"loss_type": "hinge", "beta": 0.3},
+        pytest.param({"loss_type": "hinge", "beta": 0.3}, marks=pytest.mark.slow),
         {"loss_type": "robust", "label_smoothing": 0.2},
         {"loss_type": ["sigmoid", "ipo"], "loss_weights": [0.7, 0.3], "beta": 0.5},
     ],
@@ -41,7 +41,9 @@ def test_sft_term(both_curves: Callable[..., Any], assert_same_curve: Callable[.
 
 
 @pytest.mark.parametrize("template", [CHATML, CHATML_BARE], ids=["line-break-after-turn", "bare"])
-@pytest.mark.parametrize("kind", ["preference messages", "implicit preference messages"])
+@pytest.mark.parametrize(
+    "kind", ["preference messages", pytest.param("implicit preference messages", marks=pytest.mark.slow)]
+)
 def test_messages(
     kind: str, template: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
 ) -> None:

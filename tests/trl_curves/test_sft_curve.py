@@ -26,7 +26,7 @@ def test_prompt_completion_trained_whole(
 
 
 @pytest.mark.parametrize("template", [CHATML, CHATML_BARE], ids=["line-break-after-turn", "bare"])
-@pytest.mark.parametrize("assistant_only_loss", [True, False])
+@pytest.mark.parametrize("assistant_only_loss", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_messages(
     template: str,
     assistant_only_loss: bool,
