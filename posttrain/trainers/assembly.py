@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.config.training import TrainingConfig
@@ -149,7 +150,7 @@ def assemble(
 def _chosen_before(config: TrainingConfig) -> bool | None:
     """The precision that a run in this directory found to be fast: resumed, it must not round differently."""
     file = Path(config.output_dir) / "config.yaml"
-    return type(config).from_yaml(file).bf16 if file.is_file() else None
+    return yaml.safe_load(file.read_text()).get("bf16") if file.is_file() else None
 
 
 def _tokens_per_pass(device: torch.device, vocabulary: int) -> int:
