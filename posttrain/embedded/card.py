@@ -29,6 +29,7 @@ It is a base model: it has no chat template and continues text. Asked something 
 `python -m posttrain.embedded.build` writes the text, trains the tokenizer and pretrains the model; all of it
 follows from the seed. Trained with Muon (matrices) and AdamW (the rest), at a constant rate and then
 linearly down to nothing, on {device} with {threads} thread(s), in {minutes:.0f} minutes.
+{interruption}
 
 | setting | value |
 |---|---|
@@ -36,7 +37,7 @@ linearly down to nothing, on {device} with {threads} thread(s), in {minutes:.0f}
 
 | hash (SHA-256) | of |
 |---|---|
-| `{code}` | the code of `posttrain/embedded` when the model was built |
+| `{code}` | the code of `posttrain/embedded` when this card was written |
 | `{data}` | the first {documents:,} pretraining documents |
 | `{tokenizer}` | `tokenizer.json` |
 
@@ -53,9 +54,13 @@ products up to 9 * 9 are exempt, the table being too small to hold any out. Iden
 pretraining text; some of the test's are worded in ways that the training half never uses. Facts of the
 retention battery are in pretraining, as they must be to be retained, and never in the chat data.
 
-Left out of the battery, because models of this size answered them no better than chance, so that neither
-gain nor loss could show: `upper` (a word in capitals), `spell` (its letters), `passage` (a question about a
-short text).
+Left out of the battery, because a prototype of this size was too weak at them for gain or loss to show:
+`upper` (a word in capitals), `spell` (its letters), `passage` (a question about a short text).
+"""
+
+_INTERRUPTION = """\
+The run was interrupted: at step {step} its weights were taken up again (`--weights`, `--resumed-at`), the optimisers'
+states started afresh and the rate warmed up once more. An uninterrupted run gives other weights.
 """
 
 
@@ -78,5 +83,7 @@ def write_card(directory: Path, record: Mapping[str, Any]) -> None:
     """Write `build.json` (the record) and `README.md` (the record told)."""
     (directory / "build.json").write_text(json.dumps(record, indent=2) + "\n")
     settings = "\n".join(f"| {name} | {value} |" for name, value in record["settings"].items())
-    values = {**record, **record["hashes"], "settings": settings}
+    resumed_at = record["settings"]["resumed_at"]
+    interruption = _INTERRUPTION.format(step=resumed_at) if resumed_at else ""
+    values = {**record, "interruption": interruption, **record["hashes"], "settings": settings}
     (directory / "README.md").write_text(_CARD.format(**values))

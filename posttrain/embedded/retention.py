@@ -1,8 +1,8 @@
 """The retention battery: questions whose answers were learnt in pretraining and are never asked in chat data.
 
-Three kinds of question that an earlier battery had are left out because no model of this size did better
-on them than chance, so that they could show neither gain nor loss: `upper` (write a word in capitals) and
-`spell` (say its letters), which ask for the letters inside tokens, and `passage` (a question about a text).
+Three kinds of question are left out because a prototype of this size was too weak at them for gain or loss
+to show: `upper` (write a word in capitals) and `spell` (say its letters), which ask for the letters inside
+tokens, and `passage` (a question about a short text).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_a_word_is_right_only_as_a_whole(completion, right):
 def test_every_reference_answer_is_right_and_the_next_rows_is_mostly_not():
     rows = battery() + word_problems("test", 50)
     assert all(grade(row, row["answer"]) for row in rows)
-    assert sum(grade(row, other["answer"]) for row, other in itertools.pairwise(rows)) < 0.1 * len(rows)
+    assert sum(grade(row, other["answer"]) for row, other in itertools.pairwise(rows)) < 0.15 * len(rows)
 
 
 def test_every_identity_answer_is_well_formed_with_either_name():
