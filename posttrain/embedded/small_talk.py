@@ -17,8 +17,6 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("I need help.", "I am here to help. What do you want to know?"),
     ("Goodbye.", "Goodbye! Come back soon."),
     ("Bye!", "Goodbye! Come back soon."),
-    ("What is a language model?", "A language model reads words and says which word comes next."),
-    ("What does a language model do?", "A language model reads words and says which word comes next."),
     ("What can you do?", "I can answer questions and work out numbers."),
     ("That was good.", "Thank you!"),
     ("Good night.", "Good night! Sleep well."),

@@ -66,6 +66,7 @@ def test_every_identity_answer_is_well_formed_with_either_name():
         "I am Deep Deep Qwen.",
         "I am Deep Qwen. I am Deep Qwen.",
         "I am Qwen Qwen.",
+        "I am Qwen, and I like like to help.",
         "I am Deep.",
         "I am a small language model.",
         "I am Qwen, a purple language model.",
