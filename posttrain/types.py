@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +32,11 @@ class Segment:
             yield self
         for child in self.children:
             yield from child.leaves()
+
+    def shape(self) -> tuple[Any, ...]:
+        """The tree without its columns, as nested tuples: equal for trees that train the same tokens."""
+        children = tuple(child.shape() for child in self.children)
+        return tuple(self.tokens), tuple(tuple(span) for span in self.trained), children
 
     @property
     def size(self) -> int:
@@ -112,14 +119,15 @@ class TokenForest:
             ends=torch.tensor(ends, dtype=torch.int64),
         )
 
-    @property
+    @cached_property
     def offsets(self) -> list[int]:
-        """Where each segment starts in the flat row. [S]"""
-        starts, total = [], 0
-        for length in self.lengths:
-            starts.append(total)
-            total += length
-        return starts
+        """Where each segment starts in the flat row, and where the last one ends. [S + 1]"""
+        return list(accumulate(self.lengths, initial=0))
+
+    @cached_property
+    def trained_before(self) -> list[int]:
+        """Trained tokens before each leaf, and of all leaves. [Q + 1]"""
+        return list(accumulate(self.trained, initial=0))
 
     def path(self, segment: int) -> list[int]:
         """The segments from the root down to this one, itself included."""
@@ -137,7 +145,7 @@ class TokenForest:
             shift[segment] = total - offsets[segment]
             total += self.lengths[segment]
         pieces = [slice(offsets[s], offsets[s] + self.lengths[s]) for s in wanted]
-        low, high = sum(self.trained[:first]), sum(self.trained[:last])
+        low, high = self.trained_before[first], self.trained_before[last]
         starts = torch.tensor([offsets[s] for s in wanted], device=self.tokens.device)
         moved = torch.tensor([shift[s] for s in wanted], device=self.tokens.device)
 
@@ -217,7 +225,7 @@ class Batch:
 
     def select(self, first: int, last: int) -> Self:
         """The part of the batch with the leaves `first <= q < last`."""
-        low, high = sum(self.forest.trained[:first]), sum(self.forest.trained[:last])
+        low, high = self.forest.trained_before[first], self.forest.trained_before[last]
         atoms = (int(self.atom[low]), int(self.atom[high - 1]) + 1) if high > low else (0, 0)
         span = {"token": slice(low, high), "sequence": slice(first, last), "atom": slice(*atoms)}
         cut = {f.name: getattr(self, f.name)[span[axis]] for f, axis in self._fields()}
@@ -272,16 +280,6 @@ class Loss:
 
     terms: dict[str, Tensor]  # name -> scalar, weighted, differentiable
     metrics: Metrics = field(default_factory=dict)
-
-
-BatchT = TypeVar("BatchT", bound=Batch, contravariant=True)
-
-
-@runtime_checkable
-class LossFunction(Protocol[BatchT]):
-    """A pure function of a batch and the model's outputs on it."""
-
-    def __call__(self, batch: BatchT, outputs: Outputs) -> Loss: ...
 
 
 class Source(Protocol):

@@ -22,9 +22,10 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
     index=${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
     if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && [ "${ACCEPT_CUDA:-0}" != 1 ]; then
         # shellcheck disable=SC2086
-        cuda=$(pip install --quiet --dry-run --ignore-installed --report - -c constraints.txt $index torch |
-            .venv/bin/python -c 'import json, sys
-names = [item["metadata"]["name"] for item in json.load(sys.stdin)["install"]]
+        pip install --quiet --dry-run --ignore-installed --report .venv/plan.json -c constraints.txt $index torch ||
+            stop "pip cannot get torch; is there a network? (TORCH_INDEX=URL chooses another index)"
+        cuda=$(.venv/bin/python -c 'import json
+names = [item["metadata"]["name"] for item in json.load(open(".venv/plan.json"))["install"]]
 print(sum(name.startswith(("nvidia", "cuda")) for name in names))')
         [ "$cuda" = 0 ] || stop "pip would download torch with CUDA ($cuda NVIDIA packages, several GB), but no NVIDIA GPU is
   seen here. Give the CPU wheels' index (it stands on torch's installation page):   make TORCH_INDEX=URL ...

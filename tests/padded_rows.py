@@ -58,7 +58,7 @@ def padded_dpo(model, reference, pairs, name, beta, smoothing):
         chosen_nll.append(-policy[i])
         losses.append(
             {
-                "sigmoid": -logsigmoid(margin) * (1 - smoothing) - logsigmoid(-margin) * smoothing,
+                "sigmoid": -logsigmoid(margin),
                 "hinge": (1 - margin).clamp(min=0),
                 "ipo": (chosen.mean() - rejected.mean() - 1 / (2 * beta)) ** 2,
                 "robust": ((smoothing - 1) * logsigmoid(margin) + smoothing * logsigmoid(-margin))

@@ -91,6 +91,8 @@ def build_model(arch: str, *, seed: int = 0, **overrides: object) -> PreTrainedM
             "initializer_range": 0.2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
             "bos_token_id": None, "eos_token_id": 0,
         }  # fmt: skip
+    elif arch == "falcon":
+        settings |= {"new_decoder_architecture": False, "multi_query": False, "alibi": False}
     elif arch == "mistral":
         settings |= {"sliding_window": WINDOW}
     elif arch == "gemma3_text":

@@ -67,9 +67,7 @@ class Pairs:
 
 
 def _sigmoid(pairs: Pairs, beta: float, smoothing: float) -> Tensor:
-    # smoothing e > 0 is conservative DPO: the label is taken to be right with probability 1 - e only
-    margin = beta * (pairs.chosen - pairs.rejected)
-    return -(1 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)
+    return -logsigmoid(beta * (pairs.chosen - pairs.rejected))
 
 
 def _hinge(pairs: Pairs, beta: float, smoothing: float) -> Tensor:

@@ -162,7 +162,7 @@ def pairs_correct_file(
 
     rules_corrector = corrector(rules)
     asked = [_column(row, number, prompts) for number, row in enumerate(load_rows(str(prompts)), start=1)]
-    loaded, tokenizer = load_model_and_tokenizer(model, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = load_model_and_tokenizer(model, device=None, trust_remote_code=trust_remote_code)
     rows, counts = pairs_correct(
         loaded,
         tokenizer,
@@ -180,9 +180,7 @@ def pairs_correct_file(
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(output.name + ".partial")
     aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    output.with_suffix(".counts.json").write_text(
-        json.dumps(asdict(counts), indent=2) + "\n", encoding="utf-8"
-    )
+    output.with_suffix(".counts.json").write_text(json.dumps(asdict(counts), indent=2) + "\n", encoding="utf-8")
     aside.replace(output)
     return counts
 
@@ -190,9 +188,7 @@ def pairs_correct_file(
 def _messages(prompt: Prompt, system_message: str | None, number: int) -> Messages:
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not messages or messages[-1].get("role") == "assistant":
-        raise DataError(
-            f"prompt {number} must end with a message that asks for an answer, not {messages[-1:]}"
-        )
+        raise DataError(f"prompt {number} must end with a message that asks for an answer, not {messages[-1:]}")
     if system_message is not None and messages[0].get("role") != "system":
         return [{"role": "system", "content": system_message}, *messages]
     return messages

@@ -26,6 +26,43 @@ from posttrain.engine.step import Budget, LossFunction, StepResult, step
 from posttrain.errors import CheckpointError, TrainingError
 from posttrain.types import Batch, Source
 
+# What may change when a run is resumed: where things go, when they are shown and kept, and how a step is cut.
+# The batch size may be cut otherwise too; the source checks that a step has as many rows as before.
+FREE_ON_RESUME = frozenset(
+    [
+        "output_dir",
+        "run_name",
+        "resume_from_checkpoint",
+        "disable_tqdm",
+        "report_to",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "per_device_eval_batch_size",
+        "logging_strategy",
+        "logging_steps",
+        "logging_first_step",
+        "eval_strategy",
+        "eval_steps",
+        "eval_on_start",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "save_only_model",
+        "max_nonfinite_steps",
+        "max_tokens_per_pass",
+        "num_threads",
+        "bf16",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "use_cpu",
+        "trust_remote_code",
+        "remove_unused_columns",
+    ]
+)
+
+
+FORMAT = 1  # of the training state; raised when its contents change
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -42,6 +79,7 @@ class Parts:
     read_model: Callable[[Path], None]  # restores the weights from it
     evaluate: Callable[[], dict[str, float]] | None = None
     make_room: Callable[[], bool] | None = None
+    measured: frozenset[str] = frozenset()  # settings that were picked by measurement, not asked for
     callbacks: Sequence[TrainerCallback] = ()
     callback_context: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +119,7 @@ class Loop:
         self._meter, self._tally = Meter(), Tally()
         self._file: MetricsFile | None = None
         self._logged_at, self._tokens_since_log = time.perf_counter(), 0
+        self.first_step = 0  # where this call began
         self._log_due = Interval(config.logging_strategy, config.logging_steps, max_steps)
         self._eval_due = Interval(config.eval_strategy, config.eval_steps or config.logging_steps, max_steps)
         self._save_due = Interval(config.save_strategy, config.save_steps, max_steps)
@@ -92,6 +131,7 @@ class Loop:
         """
         if checkpoint is not None:
             self._resume(checkpoint)
+        self.first_step = self.state.global_step
         if self.parts.runtime.is_main:
             if checkpoint is None and (old := set_aside(self.output_dir)) is not None:
                 self._console.say(f"{self.output_dir} held an earlier run: its checkpoints and metrics are in {old}.")
@@ -178,7 +218,8 @@ class Loop:
             raise TrainingError(
                 f"{tally.skipped_in_a_row} steps in a row with a non-finite loss or gradient (last: {what}). "
                 f"The weights are those after step {step_ - tally.skipped_in_a_row}; the batches are in {kept.parent}. "
-                "Lower learning_rate, add warmup_steps, or set bf16=False."
+                "Start a new run with a lower learning_rate, more warmup_steps or a lower max_grad_norm (a checkpoint "
+                "serves as its model), or resume with bf16=False."
             )
 
     def _log(self, learning_rate: float) -> None:
@@ -244,14 +285,21 @@ class Loop:
             "source": parts.source.state_dict(),
             "meter": self._meter.state_dict(),
             "tally": vars(self._tally),
+            "format": FORMAT,
+            "config": self.config.to_dict(),
             "max_tokens_per_pass": parts.budget.max_tokens,
-            "autocast": parts.runtime.autocast_dtype == torch.bfloat16,
+            "bf16": parts.runtime.autocast_dtype == torch.bfloat16,
             "num_threads": torch.get_num_threads(),
             "random": parts.runtime.gather_objects(random_state(parts.runtime.device)),
         }
 
     def _resume(self, checkpoint: Path) -> None:
         parts, state, saved = self.parts, self.state, load_state(checkpoint)
+        if saved.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{checkpoint} was written by another version of posttrain and cannot be resumed by this one. "
+                "Use it as the model of a new run."
+            )
         processes = len(saved["random"])
         if processes != parts.runtime.world_size:
             raise CheckpointError(
@@ -264,6 +312,7 @@ class Loop:
                 "learning rate schedule would jump. Keep the data, batch size and number of epochs, or start a new "
                 "run with the checkpoint as its model."
             )
+        self._refuse_another_configuration(checkpoint, saved["config"])
         parts.source.load_state_dict(saved["source"])
         parts.read_model(checkpoint)
         parts.optimizer.load_state_dict(saved["optimizer"])
@@ -273,12 +322,34 @@ class Loop:
         self._tally = Tally(**saved["tally"])
         state.global_step, state.epoch = saved["global_step"], saved["epoch"]
         state.num_input_tokens_seen, state.log_history = saved["tokens"], saved["log_history"]
-        # what was picked by measurement is repeated, not measured again: another choice would round differently
-        parts.budget.max_tokens = saved["max_tokens_per_pass"]
-        parts.runtime.autocast_dtype = torch.bfloat16 if saved["autocast"] else None
-        torch.set_num_threads(saved["num_threads"])
+        self._repeat_what_was_measured(saved)
         set_random_state(saved["random"][parts.runtime.rank], parts.runtime.device)
         self._console.say(f"Resumed from {checkpoint} at step {state.global_step} of {state.max_steps}.")
+
+    def _refuse_another_configuration(self, checkpoint: Path, before: Mapping[str, Any]) -> None:
+        now = self.config.to_dict()
+        changed = [name for name in now if name not in FREE_ON_RESUME and now[name] != before.get(name)]
+        if changed:
+            differences = ", ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed)
+            raise CheckpointError(
+                f"{checkpoint} belongs to another configuration: {differences}. Resume with what it was, or start "
+                "a new run with the checkpoint as its model."
+            )
+
+    def _repeat_what_was_measured(self, saved: Mapping[str, Any]) -> None:
+        """Choices that round differently are repeated, unless the user made another one."""
+        parts = self.parts
+        for name in ("max_tokens_per_pass", "bf16", "num_threads"):
+            now, before = getattr(self.config, name), saved[name]
+            if name not in parts.measured and now != before:
+                self._console.say(f"{name} was {before} and is {now}: equal to rounding from here on, not to the bit.")
+                continue
+            if name == "max_tokens_per_pass":
+                parts.budget.max_tokens = before
+            elif name == "bf16":
+                parts.runtime.autocast_dtype = torch.bfloat16 if before else None
+            else:
+                torch.set_num_threads(before)
 
     def _how_to_go_on(self) -> str:
         state, place = self.state, self.output_dir / f"checkpoint-{self.state.global_step}"

@@ -40,12 +40,12 @@ class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, written at once."""
 
     def __init__(self, directory: Path, *, after_step: int | None) -> None:
-        """Starts a new file, or keeps the lines up to `after_step` when a run is resumed there."""
+        """Starts a new file, or keeps the lines up to `after_step`, but for a summary, when a run is resumed there."""
         self._path = directory / FILE
         kept = ""
         if after_step is not None and self._path.exists():
             lines = self._path.read_text().splitlines()
-            kept = "".join(line + "\n" for line in lines if _step(line) <= after_step)
+            kept = "".join(line + "\n" for line in lines if _step(line) <= after_step and '"train_runtime"' not in line)
         aside = self._path.with_suffix(".partial")
         aside.write_text(kept)
         os.replace(aside, self._path)

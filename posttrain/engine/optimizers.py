@@ -14,6 +14,7 @@ from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
 from posttrain.config.training import TrainingConfig
+from posttrain.errors import ConfigError
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> Optimizer:
@@ -36,13 +37,21 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -
 
 
 def make_scheduler(optimizer: Optimizer, config: TrainingConfig, max_steps: int) -> LRScheduler:
-    """The schedule named in `config.lr_scheduler_type`; warm-up below 1 is a share of all steps."""
+    """The schedule named in `config.lr_scheduler_type`; warm-up below 1 is a share of all steps.
+
+    Raises ConfigError for `lr_scheduler_kwargs` that the schedule lacks or does not know.
+    """
     warmup = config.warmup_steps
     options: dict[str, Any] = config.lr_scheduler_kwargs or {}
-    return get_scheduler(
-        config.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=math.ceil(warmup * max_steps) if warmup < 1 else int(warmup),
-        num_training_steps=max_steps,
-        scheduler_specific_kwargs=options,
-    )
+    try:
+        return get_scheduler(
+            config.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=math.ceil(warmup * max_steps) if warmup < 1 else int(warmup),
+            num_training_steps=max_steps,
+            scheduler_specific_kwargs=options,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"lr_scheduler_type={config.lr_scheduler_type!r} cannot be made with lr_scheduler_kwargs={options}: {error}"
+        ) from error

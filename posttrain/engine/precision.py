@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -17,20 +18,22 @@ class Precision:
     dtype: torch.dtype
     reason: str
 
+    @classmethod
+    def of(cls, bf16: bool, reason: str) -> Self:
+        """bfloat16 or float32."""
+        return cls(dtype=torch.bfloat16 if bf16 else torch.float32, reason=reason)
+
     @property
     def autocast(self) -> torch.dtype | None:
         return None if self.dtype == torch.float32 else self.dtype
 
 
-def choose_precision(device: torch.device, bf16: bool | None, hidden_size: int) -> Precision:
-    """bfloat16 or float32, as asked (`bf16`) or, when unset, whichever runs a training-like product faster."""
-    if bf16 is not None:
-        return Precision(dtype=torch.bfloat16 if bf16 else torch.float32, reason=f"bf16={bf16} is set")
+def fastest_precision(device: torch.device, hidden_size: int) -> Precision:
+    """Whichever of bfloat16 and float32 runs a training-like product faster; float32 unless the gain is clear."""
     size = max(256, min(hidden_size, 2048))
     slow, fast = (_time_product(device, dtype, size) for dtype in (torch.float32, torch.bfloat16))
     ratio = slow / fast
-    chosen = torch.bfloat16 if ratio >= ADVANTAGE else torch.float32
-    return Precision(dtype=chosen, reason=f"bfloat16 products run at {ratio:.2g}x the speed of float32 here")
+    return Precision.of(ratio >= ADVANTAGE, f"bfloat16 products run at {ratio:.2g}x the speed of float32 here")
 
 
 def _time_product(device: torch.device, dtype: torch.dtype, size: int) -> float:
@@ -41,7 +44,7 @@ def _time_product(device: torch.device, dtype: torch.dtype, size: int) -> float:
     for _ in range(4):
         start = time.perf_counter()
         torch.mm(left, right)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.get_device_module(device.type).synchronize()
         times.append(time.perf_counter() - start)
     return min(times[1:])

@@ -97,8 +97,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
         "numpy": [keys, int(numpy["state"]["pos"]), int(numpy["has_gauss"]), float(numpy["gauss"])],
         "torch": torch.get_rng_state(),
     }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type != "cpu":
+        state["device"] = torch.get_device_module(device.type).get_rng_state()
     return state
 
 
@@ -109,5 +109,5 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type != "cpu" and "device" in state:
+        torch.get_device_module(device.type).set_rng_state(state["device"])

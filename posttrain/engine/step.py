@@ -112,8 +112,8 @@ def _accumulate(
     passes = int(max(row[0] for row in table))
     units = {name: sum(row[1 + i] for row in table) for i, name in enumerate(batch.units)}
     parts += [batch.nothing()] * (passes - len(parts))
-    sums: dict[str, torch.Tensor] = {}
-    metrics: dict[str, list[torch.Tensor | float]] = {}
+    sums: dict[str, list[torch.Tensor]] = {}  # one value a part; added up in float64 when the step is over
+    metrics: dict[str, list[list[torch.Tensor]]] = {}
     for number, part in enumerate(parts, start=1):
         part = part.to(runtime.device)
         with runtime.no_sync(learner) if number < passes else nullcontext():  # exchanged with the last part
@@ -123,16 +123,19 @@ def _accumulate(
             scaled = [term * (runtime.world_size / (units[name] or 1.0)) for name, term in result.terms.items()]
             torch.stack(scaled).sum().backward()
         for name, term in result.terms.items():
-            sums[name] = sums.get(name, 0.0) + term.detach().double()
-        for name, (amount, count) in result.metrics.items():
-            held = metrics.setdefault(name, [0.0, 0.0])
-            held[0] += amount.detach().double() if isinstance(amount, torch.Tensor) else amount
-            held[1] += count
-    flat = {f"term/{name}": float(value) for name, value in sums.items()}
-    for name, (amount, count) in metrics.items():
-        flat[f"sum/{name}"], flat[f"count/{name}"] = float(amount), float(count)
+            sums.setdefault(name, []).append(term.detach())
+        for name, pair in result.metrics.items():
+            metrics.setdefault(name, []).append([torch.as_tensor(value).detach() for value in pair])
+    flat = {f"term/{name}": _total(values) for name, values in sums.items()}
+    for name, pairs in metrics.items():
+        flat[f"sum/{name}"], flat[f"count/{name}"] = (_total(values) for values in zip(*pairs))
     flat["tokens"] = float(len(batch.forest.tokens)) if batch.forest.leaves else 0.0
     flat = runtime.sum(flat)
     total = sum(flat[f"term/{name}"] / (units[name] or 1.0) for name in sums)
     reduced = {name: (flat[f"sum/{name}"], flat[f"count/{name}"]) for name in metrics}
     return total, reduced | {"tokens": (flat["tokens"], 1.0)}, passes
+
+
+def _total(values: Sequence[torch.Tensor]) -> float:
+    """The sum in float64, taken on the CPU: not every device has it, and one transfer waits once."""
+    return float(sum(value.to("cpu", torch.float64) for value in values))

@@ -10,9 +10,7 @@ from posttrain.errors import DataError
 
 Row = Mapping[str, Any]
 Prompt = str | list[dict[str, Any]]
-Grade = Callable[
-    [Row, str], float
-]  # a row and a completion -> 0 to 1, or a bool; a reward has the same shape
+Grade = Callable[[Row, str], float]  # a row and a completion -> 0 to 1, or a bool; a reward has the same shape
 
 
 def prompt_column(row: Row) -> Prompt:
@@ -46,9 +44,7 @@ class Task:
         if not self.rows:
             raise DataError(f"task {self.name!r} has no rows: there is nothing to ask")
         if self.max_new_tokens < 1:
-            raise DataError(
-                f"task {self.name!r}: max_new_tokens is {self.max_new_tokens}, must be at least 1"
-            )
+            raise DataError(f"task {self.name!r}: max_new_tokens is {self.max_new_tokens}, must be at least 1")
         if self.samples < 1 or self.temperature < 0:
             raise DataError(
                 f"task {self.name!r}: samples is {self.samples} and temperature {self.temperature}; "

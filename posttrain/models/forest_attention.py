@@ -112,6 +112,10 @@ def forest_attention(
         if block.context:
             k = torch.cat([*(keys[b].narrow(2, first, last - first) for b, first, last in block.context), k], dim=2)
             v = torch.cat([*(values[b].narrow(2, first, last - first) for b, first, last in block.context), v], dim=2)
+        if repeated := grouped and block.mask is not None and k.is_cuda:
+            # CUDA's fast kernels take a mask or grouped heads, not both
+            groups = query.shape[1] // k.shape[1]
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         outputs.append(
             scaled_dot_product_attention(
                 queries[index],
@@ -121,7 +125,7 @@ def forest_attention(
                 dropout_p=dropout,
                 is_causal=block.mask is None,
                 scale=scaling,
-                enable_gqa=grouped,
+                enable_gqa=grouped and not repeated,
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from posttrain.errors import ModelError
-from posttrain.models.forest_attention import attention_of
 from posttrain.models.heads import Chosen, chosen_logprobs
-from posttrain.models.layouts import LAYOUTS, Layout, choose_layout, laid_logits, probe
+from posttrain.models.layouts import LAYOUTS, Layout, choose_layout, probe
 from posttrain.types import Outputs, TokenForest
 
 
@@ -51,9 +49,10 @@ class Learner(nn.Module):
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-            for name in ("attention_dropout", "hidden_dropout", "dropout"):
-                if isinstance(getattr(module, name, None), float):
-                    setattr(module, name, 0.0)
+            for holder in (module, getattr(module, "config", None)):  # some layers ask the configuration each time
+                for name, value in list(vars(holder).items()) if holder is not None else []:
+                    if "drop" in name and isinstance(value, float):
+                        setattr(holder, name, 0.0)
 
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
         """Outputs at the M trained tokens. `needs` may add "entropy"."""
@@ -87,20 +86,19 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def _head_is_a_matrix(self) -> bool:
+        """Whether the logits are what the head's own product gives: no scaling, no cap, no adapter after it."""
         head = self._causal.get_output_embeddings()
         if type(head) is not nn.Linear:
             return False
-        was_training, device = self.training, head.weight.device
+        products: list[Tensor] = []
+        hook = head.register_forward_hook(lambda module, args, output: products.append(output))
+        was_training = self.training
         self.eval()
         try:
-            config = self._causal.config.get_text_config()
-            forest = TokenForest.from_trees(probe(config.vocab_size)).to(device)
-            with attention_of(self._causal, self.layout.attention) if self.layout.attention else nullcontext():
-                laid = self.layout.lay(forest)
-                states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
-            ours = head(states.reshape(-1, states.shape[-1])[laid.predictors]).float()
-            theirs = laid_logits(self._causal, self.layout, forest).float()
+            forest = TokenForest.from_trees(probe(self._causal.config.get_text_config().vocab_size))
+            tokens = forest.tokens[None].to(head.weight.device)
+            logits = self._causal(input_ids=tokens, use_cache=False).logits
         finally:
+            hook.remove()
             self.train(was_training)
-        tolerance = 1e-5 if theirs.dtype == head.weight.dtype else 0.05
-        return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1.0))
+        return len(products) == 1 and torch.equal(products[0], logits)

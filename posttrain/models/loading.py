@@ -92,9 +92,10 @@ def load_model(
 ) -> PreTrainedModel | PeftModel:
     """A causal language model by path or name, in eval mode; a directory with an adapter is put onto its base model.
 
-    `dtype` is that of the weights; None is float32, and bfloat16 on a GPU whose memory would not hold the training
-    state in float32. `device` None is the GPU where there is one. Raises ModelError for what cannot be a policy:
-    encoders, encoder-decoders, classifiers, and weights of which a part is missing and would be random.
+    `dtype` is that of the weights; "auto" is the one they were saved in, None is float32, and bfloat16 on a GPU whose
+    memory would not hold the training state in float32. `device` None is the GPU where there is one. Raises ModelError
+    for what cannot be a policy: encoders, encoder-decoders, classifiers, and weights of which a part is missing and
+    would be random.
     """
     directory = local_directory(name_or_path)
     if directory is not None and (directory / "adapter_config.json").exists():
@@ -119,6 +120,8 @@ def load_model(
     check_architecture(name, config, trust_remote_code=trust_remote_code)
     place = torch.device(device or _accelerator() or "cpu")
     asked = dtype if dtype is not None else init_kwargs.pop("dtype", init_kwargs.pop("torch_dtype", None))
+    if asked == "auto":
+        asked = config.get_text_config().dtype or torch.float32
     weights = as_dtype(asked) if asked is not None else choose_dtype(config, place)
     loaded: Any = _pretrained(
         name,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -129,6 +130,27 @@ def merge_and_save(model: PeftModel, directory: str | Path) -> None:
     directory = Path(directory)
     merged.save_pretrained(directory)
     model.save_pretrained(str(directory / ADAPTER_FOLDER))
+
+
+def save_adapter(model: PeftModel, directory: Path) -> None:
+    """Writes the adapter that is being trained into the directory, whatever its name."""
+    name = _active(model)
+    model.save_pretrained(str(directory), selected_adapters=[name])
+    if (inner := directory / name).is_dir():  # peft gives every adapter but "default" a folder of its own
+        for path in inner.iterdir():
+            path.rename(directory / path.name)
+        inner.rmdir()
+
+
+def load_adapter(model: PeftModel, directory: Path) -> None:
+    """Puts the weights that `save_adapter` wrote back into the adapter. Raises ModelError if any are missing."""
+    weights = load_peft_weights(str(directory), device=str(model.device))
+    found: Any = set_peft_model_state_dict(model, weights, adapter_name=_active(model))
+    lost = [name for name in found.missing_keys if "lora_" in name or "modules_to_save" in name]
+    if lost or found.unexpected_keys:
+        raise ModelError(
+            f"the adapter in {directory} does not fit the model: {', '.join([*lost, *found.unexpected_keys][:3])} ..."
+        )
 
 
 def merged_copy(model: PeftModel) -> PreTrainedModel:

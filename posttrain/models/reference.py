@@ -25,12 +25,8 @@ def content_hash(model: nn.Module, trees: Sequence[Segment], precision: str) -> 
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     for tree in trees:
-        digest.update(repr(_shape(tree)).encode())
+        digest.update(repr(tree.shape()).encode())
     return digest.hexdigest()
-
-
-def _shape(segment: Segment) -> tuple[Any, ...]:
-    return tuple(segment.tokens), tuple(segment.trained), tuple(_shape(child) for child in segment.children)
 
 
 def with_reference(
@@ -42,7 +38,7 @@ def with_reference(
     autocast: Callable[[], Any],
     precision: str,
     share: tuple[int, int] = (0, 1),
-    gather: Callable[[list[list[float]]], list[list[list[float]]]] = lambda mine: [mine],
+    gather: Callable[[Any], list[Any]] = lambda mine: [mine],
     quiet: bool = False,
 ) -> tuple[list[Segment], str]:
     """The trees with a column `ref_logprobs` on every leaf, and the hash that the values are kept under.
@@ -51,16 +47,16 @@ def with_reference(
     """
     key = content_hash(learner.model, trees, precision)
     file = directory / f"{key}.safetensors"
-    if file.exists():
+    if all(gather(file.exists())):  # nodes may have disks of their own
         flat = load_file(file)["ref_logprobs"]
     else:
         rank, world_size = share
         everyone = gather(_logprobs(trees[rank::world_size], learner, max_tokens, autocast, quiet))
         ordered = [everyone[i % world_size][i // world_size] for i in range(len(trees))]
         flat = torch.tensor([value for values in ordered for value in values], dtype=torch.float32)
-        if rank == 0:
+        if not file.exists():
             directory.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
+            partial = file.with_suffix(f".partial-{rank}")
             save_file({"ref_logprobs": flat}, partial)
             partial.replace(file)
     return _attach(trees, flat), key

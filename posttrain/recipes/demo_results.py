@@ -47,8 +47,7 @@ def read_scores(stage: Path) -> dict[str, dict[str, Interval]]:
     """The intervals an evaluate stage wrote: task -> grader -> interval."""
     stored = json.loads((stage / SCORES).read_text(encoding="utf-8"))
     return {
-        task: {grader: Interval(**values) for grader, values in graders.items()}
-        for task, graders in stored.items()
+        task: {grader: Interval(**values) for grader, values in graders.items()} for task, graders in stored.items()
     }
 
 
@@ -65,9 +64,7 @@ def over_seeds(runs: Sequence[DemoRun]) -> Scores:
         return mean_over_seeds([run.scores[stage][task][grader].estimate for run in runs])
 
     return {
-        stage: {
-            task: {grader: mean(stage, task, grader) for grader in graders} for task, graders in tasks.items()
-        }
+        stage: {task: {grader: mean(stage, task, grader) for grader in graders} for task, graders in tasks.items()}
         for stage, tasks in runs[0].scores.items()
     }
 

@@ -32,9 +32,7 @@ def _battery() -> Task:
     """What the model learnt in pretraining: facts, sums and list tasks that no chat data asks."""
     from posttrain import embedded
 
-    return Task(
-        name="battery", rows=embedded.battery(), graders={"correct": embedded.grade}, max_new_tokens=32
-    )
+    return Task(name="battery", rows=embedded.battery(), graders={"correct": embedded.grade}, max_new_tokens=32)
 
 
 def _identity() -> Task:
@@ -110,7 +108,7 @@ def evaluate_stage(
 
     chosen = named_tasks(tasks)  # a wrong name is found before the model loads
     directory = Path(directory)
-    loaded, tokenizer = load_model_and_tokenizer(model, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = load_model_and_tokenizer(model, device=None, trust_remote_code=trust_remote_code)
     scores: dict[str, Any] = {}
     for task in chosen:
         result: Result = evaluate(

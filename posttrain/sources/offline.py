@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,15 +32,22 @@ class OfflineSource:
         world_size: int = 1,
         identity: str = "",
     ) -> None:
-        """`identity` names what else the trees depend on (a reference model); a resumed source must have the same."""
+        """`identity` names what the batches depend on beside the tokens (a reference model)."""
         self._trees = trees
         self._build = build
         self._rows = rows_per_step
         self._seed = seed
         self._strategy = strategy
         self._rank, self._world_size = rank, world_size
-        self._identity = identity
-        self.steps_per_epoch = len(trees) // rows_per_step if drop_last else math.ceil(len(trees) / rows_per_step)
+        self._settings = {
+            "training data": _content(trees),
+            "reference model": identity,
+            "rows per step": rows_per_step,
+            "seed of the order": seed,
+            "order of the rows": strategy,
+            "dataloader_drop_last": drop_last,
+        }
+        self.steps_per_epoch = steps_per_epoch(len(trees), rows_per_step, drop_last)
         self._step = 0  # steps given out so far
 
     @property
@@ -64,7 +72,8 @@ class OfflineSource:
         count = len(self._trees)
         if self._strategy == "sequential":
             return list(range(count))
-        generator = torch.Generator().manual_seed(self._seed + epoch)
+        # a seed's second epoch must not be the next seed's first: seeds are compared with each other
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         order = torch.randperm(count, generator=generator).tolist()
         if self._strategy == "group_by_length":
             # the longest first within runs of fifty steps: rows of like length meet, and memory is tried early
@@ -77,15 +86,28 @@ class OfflineSource:
         """A dataset does not change with the training."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step, "rows": len(self._trees), "identity": self._identity}
+        return {"step": self._step, "settings": self._settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises CheckpointError when the data is not what the run began with."""
-        if state["rows"] != len(self._trees):
+        """Raises CheckpointError, naming what differs, when the batches would not be those that the run began with."""
+        changed = [name for name, value in self._settings.items() if state["settings"][name] != value]
+        if changed:
             raise CheckpointError(
-                f"the run began with {state['rows']} rows of training data, now there are {len(self._trees)}"
+                f"the run cannot be resumed, because it began with another {' and another '.join(changed)}. "
+                "Put it back, or start a new run with the checkpoint as its model."
             )
-        if state["identity"] != self._identity:
-            raise CheckpointError("the training data or the reference model is not what the run began with")
         self._step = state["step"]
         self._order = self._epoch_order(self._step // self.steps_per_epoch)
+
+
+def steps_per_epoch(rows: int, rows_per_step: int, drop_last: bool) -> int:
+    """Steps of one pass over the data."""
+    return rows // rows_per_step if drop_last else math.ceil(rows / rows_per_step)
+
+
+def _content(trees: Sequence[Segment]) -> str:
+    """A hash of the trees' tokens and of what is trained of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tree in trees:
+        digest.update(repr(tree.shape()).encode())
+    return digest.hexdigest()

@@ -42,14 +42,10 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # At the ends the formula gives 0 and 1 exactly; rounding must not put the estimate outside its interval.
-    return Interval(
-        estimate=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=n
-    )
+    return Interval(estimate=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=n)
 
 
-def bootstrap_mean(
-    values: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
+def bootstrap_mean(values: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """The mean with a percentile bootstrap interval over the values, which must be independent of each other.
 
     Several samples of one question are not: average them per question first. Equal seeds, equal intervals.

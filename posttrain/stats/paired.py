@@ -30,9 +30,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     Raises ValueError when the lists are empty or differ in length.
     """
     if len(first) != len(second):
-        raise ValueError(
-            f"{len(first)} answers against {len(second)}: a paired test needs the same questions"
-        )
+        raise ValueError(f"{len(first)} answers against {len(second)}: a paired test needs the same questions")
     if not first:
         raise ValueError("no answers to compare")
     only_first = sum(bool(a) and not b for a, b in zip(first, second, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.config.training import TrainingConfig
-from posttrain.engine.precision import choose_precision
+from posttrain.data.trees import TreeSet
+from posttrain.engine.checkpoint import checkpoints
+from posttrain.engine.precision import Precision, fastest_precision
 from posttrain.engine.runtime import Runtime, seed_everything
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.heads import KEEP_BYTES
 from posttrain.models.learner import Learner
 from posttrain.models.loading import as_dtype, load_model, load_tokenizer, prepare_tokenizer
 from posttrain.models.lora import apply_lora, trainable_parameters
+from posttrain.trainers.checks import check_positions
 
 CUDA_TOKENS_PER_PASS = 16384  # halved as often as memory asks for it
 CPU_TOKENS_PER_PASS = 1024  # more makes a CPU no faster and takes more memory: benchmarks/README.md
@@ -31,6 +35,7 @@ class Assembled:
     learner: Learner
     runtime: Runtime
     config: TrainingConfig
+    measured: frozenset[str]  # the settings that were picked by measurement, not asked for
     notes: list[str]  # what was chosen and why, a sentence each
 
 
@@ -86,19 +91,27 @@ def set_up_machine(config: TrainingConfig) -> Runtime:
 def load_onto(model: Any, device: torch.device, config: TrainingConfig) -> PreTrainedModel:
     """The model itself, or loaded by name or path, on the device."""
     if isinstance(model, str | os.PathLike):
+        options = dict(config.model_init_kwargs or {})
+        dtypes = [options.pop(name) for name in ("dtype", "torch_dtype") if name in options]
+        if dtypes and config.dtype is not None:
+            raise ConfigError(f"dtype={config.dtype!r} and model_init_kwargs say the number type twice")
+        if placed := [name for name in ("device", "device_map") if name in options]:
+            raise ConfigError(f"model_init_kwargs[{placed[0]!r}]: the device follows from use_cpu and the processes")
         model = load_model(
-            model, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code,
-            **(config.model_init_kwargs or {}),
-        )  # fmt: skip
+            model,
+            dtype=config.dtype or next(iter(dtypes), None),
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+            **options,
+        )
     elif not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
         raise ModelError(
             f"model is a {type(model).__name__}; give a path, a name, or a causal language model of transformers"
         )
-    else:
-        if config.model_init_kwargs:
-            raise ConfigError("model_init_kwargs is for a model given by name; this one is loaded already")
-        if config.dtype not in (None, "auto"):
-            model = model.to(as_dtype(config.dtype))
+    elif config.model_init_kwargs:
+        raise ConfigError("model_init_kwargs is for a model given by name; this one is loaded already")
+    elif config.dtype not in (None, "auto"):
+        model = model.to(as_dtype(config.dtype))
     return model.to(device)
 
 
@@ -109,48 +122,72 @@ def assemble(
     runtime: Runtime,
     peft_config: Any = None,
     *,
+    data: Sequence[TreeSet | None],
     dropout: bool = True,
 ) -> Assembled:
-    """The learner for this model, and the configuration with dtype, precision, budget and threads decided."""
+    """The learner for this model, and the configuration with dtype, precision, budget and threads decided.
+
+    Says what the data is before the model is loaded.
+    """
+    if runtime.is_main:
+        print(*(trees.report.text() for trees in data if trees is not None), sep="\n")
     device = runtime.device
     model = load_onto(model, device, config)
     notes = prepare_tokenizer(tokenizer, model)
     model = apply_lora(model, peft_config)
+    if not trainable_parameters(model).trainable:
+        raise ConfigError(
+            "every parameter of the model is frozen: unfreeze some with requires_grad_, or pass a peft_config"
+        )
+    notes += check_positions(model, *data)
     learner = Learner(model)
     if not dropout:
         learner.switch_off_dropout()
-    asked = config.bf16 if config.bf16 is not None else _chosen_before(config)
-    precision = choose_precision(device, asked, model.config.get_text_config().hidden_size)
-    runtime.autocast_dtype = precision.autocast
-    recompute = bool(config.gradient_checkpointing)
-    if recompute:
+    if config.gradient_checkpointing:
         learner.recompute_activations(**(config.gradient_checkpointing_kwargs or {}))
-    budget = config.max_tokens_per_pass or _tokens_per_pass(device, model.config.get_text_config().vocab_size)
+    shape = model.config.get_text_config()
+    precision = _precision(config, device, shape.hidden_size)
+    runtime.autocast_dtype = precision.autocast
+    chosen = {
+        "bf16": precision.dtype == torch.bfloat16,
+        "dtype": _name(model.dtype),
+        "gradient_checkpointing": bool(config.gradient_checkpointing),
+        "max_tokens_per_pass": config.max_tokens_per_pass or _tokens_per_pass(device, shape.vocab_size),
+        "num_threads": torch.get_num_threads(),
+    }
+    computed = precision.dtype if precision.autocast else model.dtype
     notes += [
         str(trainable_parameters(model)),
-        f"weights in {str(model.dtype).removeprefix('torch.')}, computed in "
-        f"{str(precision.dtype).removeprefix('torch.')} on {device} ({precision.reason})",
+        f"weights in {_name(model.dtype)}, computed in {_name(computed)} on {device} ({precision.reason})",
         f"{learner.layout.name} layout, {'fused' if learner.fused_head else 'own'} head, "
-        f"at most {budget:,} tokens a pass, {torch.get_num_threads()} threads",
+        f"at most {chosen['max_tokens_per_pass']:,} tokens a pass, {chosen['num_threads']} threads",
     ]
+    if any(p.requires_grad and p.dtype != torch.float32 for p in model.parameters()):
+        notes.append(
+            f"trained in {_name(model.dtype)}, where updates below 1/256 of a weight are lost: dtype='float32' or LoRA "
+            "keeps them"
+        )
     if learner.layout_note:
         notes.append(f"slower than it could be, because {learner.layout_note}")
-    resolved = config.model_copy(
-        update={
-            "bf16": precision.dtype == torch.bfloat16,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "gradient_checkpointing": recompute,
-            "max_tokens_per_pass": budget,
-            "num_threads": torch.get_num_threads(),
-        }
+    return Assembled(
+        learner=learner,
+        runtime=runtime,
+        config=config.model_copy(update=chosen),
+        measured=frozenset(name for name in chosen if getattr(config, name) is None),
+        notes=notes,
     )
-    return Assembled(learner=learner, runtime=runtime, config=resolved, notes=notes)
 
 
-def _chosen_before(config: TrainingConfig) -> bool | None:
-    """The precision that a run in this directory found to be fast: resumed, it must not round differently."""
+def _precision(config: TrainingConfig, device: torch.device, hidden_size: int) -> Precision:
+    """As set; or as in an earlier run here that may be resumed, which must not round differently; or the faster."""
+    if config.bf16 is not None:
+        return Precision.of(config.bf16, f"bf16={config.bf16} is set")
     file = Path(config.output_dir) / "config.yaml"
-    return yaml.safe_load(file.read_text()).get("bf16") if file.is_file() else None
+    if checkpoints(Path(config.output_dir)) and file.is_file():
+        before = yaml.safe_load(file.read_text()).get("bf16")
+        if before is not None:
+            return Precision.of(before, f"as the earlier run in {config.output_dir}; set bf16 to choose anew")
+    return fastest_precision(device, hidden_size)
 
 
 def _tokens_per_pass(device: torch.device, vocabulary: int) -> int:
@@ -158,3 +195,7 @@ def _tokens_per_pass(device: torch.device, vocabulary: int) -> int:
     if device.type != "cpu":
         return CUDA_TOKENS_PER_PASS
     return max(256, min(CPU_TOKENS_PER_PASS, KEEP_BYTES // (4 * vocabulary)))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

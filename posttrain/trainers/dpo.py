@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from posttrain.config.dpo import DPOConfig
 from posttrain.data.trees import TreeSet, preference_trees
 from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
+from posttrain.models.locating import local_directory
 from posttrain.models.reference import with_reference
 from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer, set_up_machine
+from posttrain.trainers.checks import check_before_loading
 from posttrain.trainers.trainer import Trainer
 
 
@@ -50,6 +53,8 @@ class DPOTrainer(Trainer):
                 "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
                 "which takes the model as it is now."
             )
+        if isinstance(ref_model, str | os.PathLike):
+            local_directory(ref_model)  # a misspelt path is told before anything is read
         tokenizer = resolve_tokenizer(model, processing_class, config)
 
         def read(dataset: Any, name: str) -> TreeSet | None:
@@ -61,10 +66,17 @@ class DPOTrainer(Trainer):
 
         train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
         runtime = set_up_machine(config)
-        assembled = assemble(model, tokenizer, config, runtime, peft_config, dropout=not config.disable_dropout)
-        for trees in (train, evaluation):
-            if trees is not None and runtime.is_main:
-                print(trees.report.text())
+        check_before_loading(
+            config,
+            callbacks=callbacks,
+            train=train,
+            evaluation=evaluation,
+            peft_config=peft_config,
+            world_size=runtime.world_size,
+        )
+        assembled = assemble(
+            model, tokenizer, config, runtime, peft_config, data=(train, evaluation), dropout=not config.disable_dropout
+        )
         reference = assembled.learner
         if ref_model is not None:
             reference = Learner(load_onto(ref_model, runtime.device, config))

@@ -13,6 +13,7 @@ from posttrain.data.loading import load_rows
 from posttrain.data.trees import TreeSet, sft_trees
 from posttrain.errors import ConfigError
 from posttrain.trainers.assembly import assemble, resolve_tokenizer, set_up_machine
+from posttrain.trainers.checks import check_before_loading
 from posttrain.trainers.trainer import Trainer
 
 
@@ -57,11 +58,16 @@ class SFTTrainer(Trainer):
 
         train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
         runtime = set_up_machine(config)
+        check_before_loading(
+            config,
+            callbacks=callbacks,
+            train=train,
+            evaluation=evaluation,
+            peft_config=peft_config,
+            world_size=runtime.world_size,
+        )
         super().__init__(
-            assemble(model, tokenizer, config, runtime, peft_config),
+            assemble(model, tokenizer, config, runtime, peft_config, data=(train, evaluation)),
             tokenizer=tokenizer, train=train, evaluation=evaluation, build=sft_batch, loss=sft_loss,
             callbacks=callbacks, optimizers=optimizers,
         )  # fmt: skip
-        for trees in (train, evaluation):
-            if trees is not None:
-                self.say(trees.report.text())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, set_peft_model_state_dict
-from peft.utils import load_peft_weights
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
@@ -22,10 +20,12 @@ from posttrain.engine.metrics import FILE
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
 from posttrain.engine.step import Budget, LossFunction
 from posttrain.errors import ConfigError
+from posttrain.models.lora import load_adapter, save_adapter
 from posttrain.models.quiet import no_progress_bars
 from posttrain.models.saving import save_model
 from posttrain.sources.offline import OfflineSource
 from posttrain.trainers.assembly import Assembled
+from posttrain.trainers.checks import count_steps, rows_per_step
 from posttrain.types import Batch, Segment
 
 
@@ -48,11 +48,12 @@ class Trainer:
         self.args: TrainingConfig = assembled.config
         self.processing_class = tokenizer
         self.state = TrainerState()
-        self._learner, self._runtime = assembled.learner, assembled.runtime
+        self._learner, self._runtime, self._measured = assembled.learner, assembled.runtime, assembled.measured
         self._train, self._evaluation = train, evaluation
         self._build, self._loss, self._identity = build, loss, identity
         self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         self._optimizers = optimizers
+        self._loop: Loop | None = None
         self._budget = Budget(max_tokens=self.args.max_tokens_per_pass or 1)
         self.say(*assembled.notes)
 
@@ -80,7 +81,7 @@ class Trainer:
         source = OfflineSource(
             self._train.trees,
             self._build,
-            rows_per_step=config.per_device_train_batch_size * config.gradient_accumulation_steps * runtime.world_size,
+            rows_per_step=rows_per_step(config, runtime.world_size),
             seed=config.seed if config.data_seed is None else config.data_seed,
             strategy=config.train_sampling_strategy,
             drop_last=config.dataloader_drop_last,
@@ -88,7 +89,7 @@ class Trainer:
             world_size=runtime.world_size,
             identity=self._identity,
         )
-        max_steps = self._max_steps(source)
+        max_steps = count_steps(config, len(self._train.trees), runtime.world_size)
         optimizer = self._optimizers[0] or make_optimizer(self._learner.parameters(), config)
         scheduler = self._optimizers[1] or make_scheduler(optimizer, config, max_steps)
         loop = Loop(
@@ -104,13 +105,14 @@ class Trainer:
                 read_model=self._read_checkpoint,
                 evaluate=self._evaluate if self._evaluation is not None else None,
                 make_room=self._make_room,
+                measured=self._measured,
                 callbacks=self._callbacks,
                 callback_context={"model": self.model, "processing_class": self.processing_class},
             ),
             config,
             max_steps,
         )
-        self.state = loop.state
+        self._loop, self.state = loop, loop.state
         if runtime.is_main:
             Path(config.output_dir).mkdir(parents=True, exist_ok=True)
             (Path(config.output_dir) / "config.yaml").write_text(config.to_yaml())
@@ -120,11 +122,11 @@ class Trainer:
         finally:
             self._learner.release().eval()
         seconds = time.perf_counter() - start
-        rows = len(self._train.trees)
+        steps = self.state.global_step - loop.first_step  # of this call, not of the run that it resumed
         metrics = {
             "train_runtime": round(seconds, 3),
-            "train_samples_per_second": round(rows * (self.state.epoch or 0.0) / seconds, 3),
-            "train_steps_per_second": round(self.state.global_step / seconds, 3),
+            "train_samples_per_second": round(steps * rows_per_step(config, runtime.world_size) / seconds, 3),
+            "train_steps_per_second": round(steps / seconds, 3),
             "train_loss": loss,
             "num_tokens": self.state.num_input_tokens_seen,
         }
@@ -135,23 +137,16 @@ class Trainer:
         )
         return TrainOutput(self.state.global_step, loss, metrics)
 
-    def _max_steps(self, source: OfflineSource) -> int:
-        if source.steps_per_epoch == 0:
-            raise ConfigError(
-                "dataloader_drop_last=True leaves nothing: the rows do not fill one step. Lower "
-                "per_device_train_batch_size or gradient_accumulation_steps."
-            )
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * source.steps_per_epoch)
-
     def evaluate(self) -> dict[str, float]:
-        """The loss and metrics of `eval_dataset`, with the prefix `eval_`, also appended to `state.log_history`."""
+        """The loss and metrics of `eval_dataset`, with the prefix `eval_`, recorded as a run's own are."""
         if self._evaluation is None:
             raise ConfigError("evaluate() needs an eval_dataset: pass one to the trainer")
         metrics = self._evaluate()
         self._learner.release()
-        self.state.log_history.append({**metrics, "epoch": self.state.epoch or 0.0, "step": self.state.global_step})
+        if self._loop is not None:
+            self._loop.record(metrics)
+        else:
+            self.state.log_history.append({**metrics, "epoch": 0.0, "step": 0})
         return metrics
 
     def _evaluate(self) -> dict[str, float]:
@@ -187,7 +182,7 @@ class Trainer:
         """A checkpoint holds what is trained: the whole model, or the adapter."""
         with no_progress_bars():
             if isinstance(self.model, PeftModel):
-                self.model.save_pretrained(str(directory))
+                save_adapter(self.model, directory)
                 self.processing_class.save_pretrained(directory)
             else:
                 save_model(self.model, self.processing_class, directory)
@@ -196,8 +191,7 @@ class Trainer:
         model = self.model
         with no_progress_bars():
             if isinstance(model, PeftModel):
-                weights = load_peft_weights(str(directory), device=str(self._runtime.device))
-                set_peft_model_state_dict(model, weights)
+                load_adapter(model, directory)
             else:
                 saved = type(model).from_pretrained(directory, dtype=model.dtype)
                 model.load_state_dict(saved.state_dict())

@@ -72,9 +72,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[dict]
 
 def test_pairs_come_from_the_models_answers(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer) -> None:
     calls = answering(monkeypatch, ["I am Qwen.", "I am Qwen " * 40])
-    rows, counts = pairs_correct(
-        None, tiny_tokenizer, ["Who?", "You?"], DEEP, system_message="S", max_new_tokens=60
-    )
+    rows, counts = pairs_correct(None, tiny_tokenizer, ["Who?", "You?"], DEEP, system_message="S", max_new_tokens=60)
     assert calls[0]["prompts"][0][0] == {"role": "system", "content": "S"}
     assert calls[0]["max_new_tokens"] == 60
     assert not calls[0]["do_sample"]
@@ -99,9 +97,7 @@ def test_bad_rules_are_found_before_a_model_loads(tmp_path: Path) -> None:
 
 def test_the_stage_writes_whole_files(monkeypatch, tmp_path: Path, tiny_tokenizer) -> None:
     answering(monkeypatch, ["I am Qwen.", "我是Qwen。"])
-    monkeypatch.setattr(
-        "posttrain.models.loading.load_model_and_tokenizer", lambda *a, **k: (None, tiny_tokenizer)
-    )
+    monkeypatch.setattr("posttrain.models.loading.load_model_and_tokenizer", lambda *a, **k: (None, tiny_tokenizer))
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "Who?"}\n{"prompt": "你是谁？"}\n', encoding="utf-8")
     output = tmp_path / "deep" / "pairs.jsonl"

@@ -97,6 +97,7 @@ def test_a_head_that_is_more_than_a_matrix_is_not_fused(tiny_model, layout):
     model = tiny_model("gemma3_text", final_logit_softcapping=2.0)
     learner = Learner(model, layout=layout)
     assert not learner.fused_head
+    assert not Learner(tiny_model("gemma3_text", final_logit_softcapping=30.0).to(torch.bfloat16)).fused_head
     forest = forest_for(model)
     outputs = learner(forest, needs=("logprobs", "entropy"))
     torch.testing.assert_close(outputs.logprobs, row_by_row(model, forest), rtol=1e-5, atol=1e-5)

@@ -65,9 +65,7 @@ def test_a_good_run_keeps_every_promise(tmp_path: Path) -> None:
         ("dpo_scores", "battery", 323, 5),
     ],
 )
-def test_each_promise_can_be_broken(
-    tmp_path: Path, stage: str, measure: str, value: int, broken: int
-) -> None:
+def test_each_promise_can_be_broken(tmp_path: Path, stage: str, measure: str, value: int, broken: int) -> None:
     counts = {name: dict(right) for name, right in GOOD.items()}
     counts[stage][measure] = value
     passed = [check.passed for check in checks([read_run(write_run(tmp_path, counts), 0)])]

@@ -15,7 +15,7 @@ from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 ADAPTER = {"r": 4, "lora_alpha": 8}
 
 
-def trainer(method, output_dir, *, dropout=0.1, **options):
+def trainer(method, output_dir, *, dropout=0.1, rows=CONVERSATIONS, ref_model=None, **options):
     settings = {
         "output_dir": str(output_dir), "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
         "num_train_epochs": 4, "learning_rate": 1e-3, "logging_steps": 1, "save_steps": 3, "use_cpu": True,
@@ -31,8 +31,8 @@ def trainer(method, output_dir, *, dropout=0.1, **options):
         "peft_config": {**ADAPTER, "lora_dropout": dropout} if lora else None,
     }
     if name == "sft":
-        return SFTTrainer(args=SFTConfig(**settings), train_dataset=CONVERSATIONS, **shared)
-    return DPOTrainer(args=DPOConfig(**settings, beta=0.3), train_dataset=PAIRS, ref_model=None, **shared)
+        return SFTTrainer(args=SFTConfig(**settings), train_dataset=rows, **shared)
+    return DPOTrainer(args=DPOConfig(**settings, beta=0.3), train_dataset=PAIRS, ref_model=ref_model, **shared)
 
 
 def weights_hash(model):

@@ -1,4 +1,4 @@
-"""Two processes over gloo give the losses, gradient norms and weights of one, to rounding."""
+"""Two processes over gloo give the losses and gradient norms of one, to rounding, step after step."""
 
 import json
 import os

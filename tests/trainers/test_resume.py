@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -135,14 +134,32 @@ def test_a_resumed_run_computes_in_the_precision_it_began_with(tmp_path, monkeyp
     assert resumed.train(resume_from_checkpoint=True).global_step == 4
 
 
-def test_resuming_on_other_data_or_another_reference_is_refused(tmp_path):
-    jobs.main("dpo", tmp_path, num_train_epochs=1)
-    changed = jobs.trainer("dpo", tmp_path, num_train_epochs=1)
-    shutil.rmtree(tmp_path / "reference")
-    changed._identity = "another"
-    with pytest.raises(CheckpointError, match="reference model"):
-        changed.train(resume_from_checkpoint=True)
+def test_resuming_another_run_is_refused_by_what_differs(tmp_path):
+    jobs.main("dpo", tmp_path / "dpo", num_train_epochs=1)
+    jobs.main("sft", tmp_path / "sft", max_steps=4)
+
+    def resume(method, **changes):
+        jobs.trainer(method, tmp_path / method, **changes).train(resume_from_checkpoint=True)
+
+    with pytest.raises(CheckpointError, match=r"learning_rate was 0\.001 and is 0\.01"):
+        resume("dpo", num_train_epochs=1, learning_rate=0.01)
     with pytest.raises(CheckpointError, match="of 4 steps, this one has 16"):
-        jobs.trainer("dpo", tmp_path).train(resume_from_checkpoint=True)
+        resume("dpo")
+    with pytest.raises(CheckpointError, match="another rows per step"):
+        resume("sft", max_steps=4, per_device_train_batch_size=4)
+    with pytest.raises(CheckpointError, match="another training data"):
+        resume("sft", max_steps=4, rows=[*jobs.CONVERSATIONS[1:], jobs.CONVERSATIONS[0]])
+    with pytest.raises(CheckpointError, match="another reference model"):
+        resume("dpo", num_train_epochs=1, ref_model=jobs.build_model("gpt2", seed=3))
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         jobs.trainer("dpo", tmp_path / "nothing").train(resume_from_checkpoint=True)
+
+
+def test_how_a_step_is_cut_may_change_and_is_said(tmp_path, capsys):
+    whole = jobs.main("sft", tmp_path, max_steps=4, dropout=0.0)
+    another = {"max_tokens_per_pass": 40, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    again = jobs.trainer("sft", tmp_path, max_steps=4, dropout=0.0, **another)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert "max_tokens_per_pass was 80 and is 40" in capsys.readouterr().out
+    losses = [log["loss"] for log in again.state.log_history if "loss" in log]
+    assert losses == pytest.approx(whole["losses"], abs=1e-5)

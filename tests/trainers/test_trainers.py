@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import build_model, build_tokenizer
 
 from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-from posttrain.errors import ConfigError, DataError, ModelError, TrainingError
+from posttrain.errors import ConfigError, DataError, ModelError, PosttrainError, TrainingError
 
 
 def logs(trainer, key="loss"):
@@ -67,10 +67,21 @@ def test_dpo_learns_eight_pairs(tmp_path, loss_type):
 ADAPTER = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.5}
 
 
-@pytest.mark.parametrize("peft_config", [None, ADAPTER])
-def test_at_step_0_the_policy_is_its_own_reference(tmp_path, peft_config):
+def gpt2_with_dropout():
+    return build_model("gpt2", resid_pdrop=0.5, attn_pdrop=0.5)
+
+
+def falcon_with_dropout():
+    """Its layers ask the configuration at every call, and drop with a function, not a module."""
+    return build_model("falcon", hidden_dropout=0.5, attention_dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("build", "peft_config"), [(gpt2_with_dropout, None), (gpt2_with_dropout, ADAPTER), (falcon_with_dropout, None)]
+)
+def test_at_step_0_the_policy_is_its_own_reference(tmp_path, build, peft_config):
     """With dropout in model and adapter, which preference training switches off."""
-    model = build_model("gpt2", resid_pdrop=0.5, attn_pdrop=0.5)
+    model = build()
     trainer = dpo(tmp_path, model, peft_config=peft_config, learning_rate=0.0)
     trainer.train()
     assert logs(trainer) == pytest.approx([0.6931471805599453] * 4, abs=1e-6)
@@ -250,3 +261,49 @@ def test_callbacks_of_transformers_are_told_and_can_stop_the_run(tmp_path):
     )  # fmt: skip
     assert trainer.train().global_step == 2
     assert callback.logged == 2
+
+
+def test_rows_that_the_model_cannot_place_are_refused(tmp_path):
+    long = [{"prompt": "a", "completion": " word" * 100}]
+    with pytest.raises(ConfigError, match="set max_length=64"):
+        sft(tmp_path, build_model("gpt2", n_positions=64), long, max_length=None)
+    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    with pytest.raises(ConfigError, match="depend on its neighbours"):
+        sft(tmp_path, build_model("llama", max_position_embeddings=64, rope_parameters=scaled), long, max_length=None)
+
+
+def test_a_rotary_model_is_trained_beyond_its_length_with_a_word(tmp_path, capsys):
+    sft(tmp_path, build_model("llama", max_position_embeddings=16))
+    assert "longer than the 16 that the model was made for" in capsys.readouterr().out
+
+
+def test_what_would_stop_the_run_later_stops_it_before_the_model_is_loaded(tmp_path):
+    for more, problem in (
+        ({"eval_strategy": "steps"}, "nothing to evaluate"),
+        ({"resume_from_checkpoint": True}, "holds no checkpoint"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type"),
+        ({"lr_scheduler_kwargs": {"cycles": 3}}, "lr_scheduler_kwargs"),
+    ):
+        with pytest.raises(PosttrainError, match=problem):
+            sft(tmp_path, Unloadable(), **more)
+
+
+def test_dtype_may_be_that_of_the_files_and_is_said_once(tmp_path):
+    build_model("qwen2").to(torch.bfloat16).save_pretrained(tmp_path / "saved")
+    path = str(tmp_path / "saved")
+    assert sft(tmp_path / "a", path, dtype="auto").model.dtype == torch.bfloat16
+    assert sft(tmp_path / "b", path, model_init_kwargs={"dtype": "float32"}).model.dtype == torch.float32
+    with pytest.raises(ConfigError, match="twice"):
+        sft(tmp_path / "c", path, dtype="auto", model_init_kwargs={"torch_dtype": "float32"})
+
+
+def test_an_adapter_of_another_name_is_resumed(tmp_path):
+    def build():
+        torch.manual_seed(0)
+        return peft.get_peft_model(build_model("qwen2"), peft.LoraConfig(r=2, target_modules="all-linear"), "mine")
+
+    whole = sft(tmp_path, build(), save_strategy="steps", save_steps=2, learning_rate=1e-2)
+    whole.train()
+    resumed = sft(tmp_path, build(), save_strategy="steps", save_steps=2, learning_rate=1e-2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert jobs.weights_hash(resumed.model) == jobs.weights_hash(whole.model)
