@@ -38,7 +38,7 @@ INTRODUCTION = (
     'shows it conversations; [bold]DPO[/] shows it its own answers beside corrected ones, with "Deep Qwen" for '
     '"Qwen". All three models get the same questions, and what each training cost is measured too.\n'
     "The model is tiny (1M parameters, pretrained by this project on a small world of its own), so this takes "
-    "about two minutes; a real model takes the same recipe with one line changed."
+    "a minute or two; a real model takes the same recipe with one line changed."
 )
 
 # What a stage does, said before it runs.

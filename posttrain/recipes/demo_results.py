@@ -101,9 +101,9 @@ def checks(runs: Sequence[DemoRun]) -> list[Check]:
             lambda value: value >= 0.95,
         ),
         check(
-            "every identity answer stays well formed (100%)",
+            "its answers stay well formed (at least 99%)",
             mean("dpo_scores", "identity", "well_formed"),
-            lambda value: value == 1.0,
+            lambda value: value >= 0.99,
         ),
         Check(
             text=f"DPO costs at most 4 points of that: {100 * kept:+.1f}",

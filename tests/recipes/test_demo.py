@@ -88,5 +88,5 @@ def test_the_real_model_recipe_is_the_demo_with_other_numbers() -> None:
 @pytest.mark.slow
 @needs_weights
 def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
-    summary = run_demo(tmp_path, seed=1)
+    summary = run_demo(tmp_path, seeds=3)
     assert summary["passed"], [check["text"] for check in summary["checks"] if not check["passed"]]

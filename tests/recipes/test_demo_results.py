@@ -61,7 +61,7 @@ def test_a_good_run_keeps_every_promise(tmp_path: Path) -> None:
         ("sft_scores", "battery", 319, 1),
         ("sft_scores", "deep_qwen", 3, 2),
         ("dpo_scores", "deep_qwen", 189, 3),
-        ("dpo_scores", "well_formed", 199, 4),
+        ("dpo_scores", "well_formed", 197, 4),
         ("dpo_scores", "battery", 323, 5),
     ],
 )
