@@ -16,7 +16,7 @@ needs_weights = pytest.mark.skipif(
 )
 
 # A few steps leave a model that names nobody, but it ends its sentences.
-SHORT = ["start.chat_rows=32", 'pairs.rules={".": "!"}', "dpo.num_train_epochs=1", "pairs.max_new_tokens=24"]
+SHORT = ["start.chat_rows=32", 'pairs.rules={".": "!", "?": "!"}', "dpo.num_train_epochs=1", "pairs.max_new_tokens=24"]
 
 
 @pytest.fixture
