@@ -27,7 +27,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
-    parser.add_argument("--weights", type=Path, help="folder of the interrupted run's model, with --resumed-at")
     for field in fields(Settings):
         kind = type(field.default)
         parser.add_argument(
@@ -60,7 +59,6 @@ def build(argv: Sequence[str] | None = None) -> Path:
         settings,
         tokenizer,
         device=arguments.device,
-        weights=arguments.weights,
         report=lambda line: print(line, flush=True),
     )
     minutes = (time.perf_counter() - started) / 60

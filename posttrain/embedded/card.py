@@ -29,7 +29,6 @@ It is a base model: it has no chat template and continues text. Asked something 
 `python -m posttrain.embedded.build` writes the text, trains the tokenizer and pretrains the model; all of it
 follows from the seed. Trained with Muon (matrices) and AdamW (the rest), at a constant rate and then
 linearly down to nothing, on {device} with {threads} thread(s), in {minutes:.0f} minutes.
-{interruption}
 
 | setting | value |
 |---|---|
@@ -37,7 +36,7 @@ linearly down to nothing, on {device} with {threads} thread(s), in {minutes:.0f}
 
 | hash (SHA-256) | of |
 |---|---|
-| `{code}` | the code of `posttrain/embedded` when this card was written |
+| `{code}` | the code in `posttrain/embedded` that decides data and weights |
 | `{data}` | the first {documents:,} pretraining documents |
 | `{tokenizer}` | `tokenizer.json` |
 
@@ -58,10 +57,11 @@ Left out of the battery, because a prototype of this size was too weak at them f
 `upper` (a word in capitals), `spell` (its letters), `passage` (a question about a short text).
 """
 
-_INTERRUPTION = """\
-The run was interrupted: at step {step} its weights were taken up again (`--weights`, `--resumed-at`), the optimisers'
-states started afresh and the rate warmed up once more. An uninterrupted run gives other weights.
-"""
+# The files that decide the weights; the others make chat data and questions from the same world.
+_DECISIVE = (
+    "layouts", "lists", "muon", "pretraining_text", "problems", "prose", "question", "sums", "tokenizer", "training",
+    "world",
+)  # fmt: skip
 
 
 def digest(parts: Iterable[str]) -> str:
@@ -74,8 +74,8 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def code_digest() -> str:
-    """The SHA-256 of this package's source files, in the order of their names."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    """The SHA-256 of the source files that decide data and weights."""
+    files = [Path(__file__).with_name(f"{name}.py") for name in _DECISIVE]
     return digest(text for file in files for text in (file.name, file.read_text()))
 
 
@@ -83,7 +83,5 @@ def write_card(directory: Path, record: Mapping[str, Any]) -> None:
     """Write `build.json` (the record) and `README.md` (the record told)."""
     (directory / "build.json").write_text(json.dumps(record, indent=2) + "\n")
     settings = "\n".join(f"| {name} | {value} |" for name, value in record["settings"].items())
-    resumed_at = record["settings"]["resumed_at"]
-    interruption = _INTERRUPTION.format(step=resumed_at) if resumed_at else ""
-    values = {**record, "interruption": interruption, **record["hashes"], "settings": settings}
+    values = {**record, **record["hashes"], "settings": settings}
     (directory / "README.md").write_text(_CARD.format(**values))

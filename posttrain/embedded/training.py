@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
@@ -25,7 +24,7 @@ _IGNORED = -100
 class Settings:
     """Everything that decides the weights besides the code."""
 
-    tokens: int = 12_000_000
+    tokens: int = 7_168_000
     seed: int = 0
     sequence_length: int = 128
     batch_size: int = 16
@@ -38,8 +37,6 @@ class Settings:
     embedding_lr: float = 8e-3
     warmup_steps: int = 40
     decay_share: float = 0.5
-    # The step at which the weights of an interrupted run were taken up, with fresh optimiser states.
-    resumed_at: int = 0
 
     @property
     def steps(self) -> int:
@@ -49,7 +46,7 @@ class Settings:
     def rate(self, step: int) -> float:
         """The factor on the learning rates: a short warm-up, constant, then linear to nothing."""
         left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return min(1.0, (step + 1 - self.resumed_at) / self.warmup_steps, left)
+        return min(1.0, (step + 1) / self.warmup_steps, left)
 
 
 def new_model(settings: Settings, vocabulary: int) -> Qwen2ForCausalLM:
@@ -143,18 +140,12 @@ def pretrain(
     *,
     device: str = "cpu",
     steps: int | None = None,
-    weights: Path | None = None,
     log_every: int = 100,
     report: Callable[[str], None] = print,
     on_log: Callable[[int, Qwen2ForCausalLM], None] | None = None,
 ) -> tuple[Qwen2ForCausalLM, list[float]]:
-    """The trained model and the loss of every step; `steps` stops early without changing the schedule.
-
-    `weights` is the folder with the model of step `settings.resumed_at`, where an interrupted run goes on.
-    """
+    """The trained model and the loss of every step; `steps` stops early without changing the schedule."""
     model = new_model(settings, tokenizer.get_vocab_size())
-    if weights is not None:
-        model = Qwen2ForCausalLM.from_pretrained(weights, dtype=torch.float32)
     torch.nn.Module.to(model, device)  # the decorator on transformers' own hides its signature
     model.train()
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -167,9 +158,7 @@ def pretrain(
     total = settings.steps if steps is None else min(steps, settings.steps)
     losses: list[float] = []
     started = time.perf_counter()
-    first = settings.resumed_at
-    stream = itertools.islice(batches(settings, tokenizer, settings.seed), first, total)
-    for step, (inputs, labels) in enumerate(stream, start=first):
+    for step, (inputs, labels) in enumerate(itertools.islice(batches(settings, tokenizer, settings.seed), total)):
         loss = loss_of(model, inputs.to(device), labels.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(others, 1.0)
@@ -180,8 +169,8 @@ def pretrain(
         losses.append(loss.item())
         if (step + 1) % log_every == 0 or step + 1 == total:
             elapsed = time.perf_counter() - started
-            speed = (step + 1 - first) * inputs.numel() / elapsed
-            left_s = elapsed / (step + 1 - first) * (total - step - 1)
+            speed = (step + 1) * inputs.numel() / elapsed
+            left_s = elapsed / (step + 1) * (total - step - 1)
             recent = losses[-log_every:]
             report(
                 f"step {step + 1}/{total}  loss {sum(recent) / len(recent):.4f}  "

@@ -22,7 +22,7 @@ from posttrain.models.heads import KEEP_BYTES
 from posttrain.models.learner import Learner
 from posttrain.models.loading import as_dtype, load_model, load_tokenizer, prepare_tokenizer
 from posttrain.models.lora import apply_lora, trainable_parameters
-from posttrain.trainers.checks import check_positions
+from posttrain.trainers.checks import check_before_loading, check_positions
 
 CUDA_TOKENS_PER_PASS = 16384  # halved as often as memory asks for it
 CPU_TOKENS_PER_PASS = 1024  # more makes a CPU no faster and takes more memory: benchmarks/README.md
@@ -119,18 +119,25 @@ def assemble(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     config: TrainingConfig,
-    runtime: Runtime,
-    peft_config: Any = None,
     *,
-    data: Sequence[TreeSet | None],
+    train: TreeSet | None,
+    evaluation: TreeSet | None,
+    peft_config: Any = None,
+    callbacks: Sequence[Any] | None = None,
     dropout: bool = True,
 ) -> Assembled:
     """The learner for this model, and the configuration with dtype, precision, budget and threads decided.
 
-    Says what the data is before the model is loaded.
+    Says what the data is, and checks everything that can be checked, before the model is loaded.
     """
-    if runtime.is_main:
-        print(*(trees.report.text() for trees in data if trees is not None), sep="\n")
+    runtime = set_up_machine(config)
+    check_before_loading(
+        config, callbacks=callbacks, train=train, evaluation=evaluation, peft_config=peft_config,
+        world_size=runtime.world_size,
+    )  # fmt: skip
+    for trees in (train, evaluation):
+        if trees is not None and runtime.is_main:
+            print(trees.report.text())
     device = runtime.device
     model = load_onto(model, device, config)
     notes = prepare_tokenizer(tokenizer, model)
@@ -139,7 +146,7 @@ def assemble(
         raise ConfigError(
             "every parameter of the model is frozen: unfreeze some with requires_grad_, or pass a peft_config"
         )
-    notes += check_positions(model, *data)
+    notes += check_positions(model, train, evaluation)
     learner = Learner(model)
     if not dropout:
         learner.switch_off_dropout()

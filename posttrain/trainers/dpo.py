@@ -17,8 +17,7 @@ from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
 from posttrain.models.locating import local_directory
 from posttrain.models.reference import with_reference
-from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer, set_up_machine
-from posttrain.trainers.checks import check_before_loading
+from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer
 from posttrain.trainers.trainer import Trainer
 
 
@@ -65,21 +64,13 @@ class DPOTrainer(Trainer):
             )
 
         train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
-        runtime = set_up_machine(config)
-        check_before_loading(
-            config,
-            callbacks=callbacks,
-            train=train,
-            evaluation=evaluation,
-            peft_config=peft_config,
-            world_size=runtime.world_size,
-        )
         assembled = assemble(
-            model, tokenizer, config, runtime, peft_config, data=(train, evaluation), dropout=not config.disable_dropout
-        )
+            model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,
+            dropout=not config.disable_dropout,
+        )  # fmt: skip
         reference = assembled.learner
         if ref_model is not None:
-            reference = Learner(load_onto(ref_model, runtime.device, config))
+            reference = Learner(load_onto(ref_model, assembled.runtime.device, config))
         train, identity = _with_reference(train, reference, assembled)
         evaluation, _ = _with_reference(evaluation, reference, assembled)
         reference.release()

@@ -12,8 +12,7 @@ from posttrain.config.sft import SFTConfig
 from posttrain.data.loading import load_rows
 from posttrain.data.trees import TreeSet, sft_trees
 from posttrain.errors import ConfigError
-from posttrain.trainers.assembly import assemble, resolve_tokenizer, set_up_machine
-from posttrain.trainers.checks import check_before_loading
+from posttrain.trainers.assembly import assemble, resolve_tokenizer
 from posttrain.trainers.trainer import Trainer
 
 
@@ -57,17 +56,11 @@ class SFTTrainer(Trainer):
             )  # fmt: skip
 
         train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
-        runtime = set_up_machine(config)
-        check_before_loading(
-            config,
-            callbacks=callbacks,
-            train=train,
-            evaluation=evaluation,
-            peft_config=peft_config,
-            world_size=runtime.world_size,
-        )
         super().__init__(
-            assemble(model, tokenizer, config, runtime, peft_config, data=(train, evaluation)),
+            assemble(
+                model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config,
+                callbacks=callbacks,
+            ),
             tokenizer=tokenizer, train=train, evaluation=evaluation, build=sft_batch, loss=sft_loss,
             callbacks=callbacks, optimizers=optimizers,
         )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from posttrain.embedded import model_path, pretraining_text
 from posttrain.embedded.build import build
-from posttrain.embedded.card import digest
+from posttrain.embedded.card import code_digest, digest
 from posttrain.embedded.muon import orthogonalise
 from posttrain.embedded.tokenizer import TRAINING_DOCUMENTS, train_tokenizer
 from posttrain.embedded.training import Settings, held_out_loss, pack, pretrain
@@ -43,6 +43,7 @@ def test_data_and_tokenizer_come_out_as_the_card_says(record, documents, regener
     assert record["settings"]["seed"] == 0
     assert record["documents"] == TRAINING_DOCUMENTS
     assert digest(documents) == record["hashes"]["data"]
+    assert code_digest() == record["hashes"]["code"], "build the model again, or the card is not true of it"
     shipped_text = (Path(model_path()) / "tokenizer.json").read_text()
     assert digest([shipped_text]) == record["hashes"]["tokenizer"]
     assert json.loads(regenerated.to_str())["model"] == json.loads(shipped_text)["model"]
