@@ -30,6 +30,14 @@ class TrainingError(PosttrainError):
     """A run that cannot go on: non-finite gradients, no memory left, no data left."""
 
 
+class SamplingError(PosttrainError):
+    """Answers that cannot be had: a server that refuses or is gone, a prompt that does not fit."""
+
+
+class RewardError(PosttrainError):
+    """A reward that cannot be made or used, or a reward function that raised or returned what is no reward."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest of the allowed names, or an empty string when none is close."""
     matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -11,6 +11,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+from posttrain.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,14 +230,14 @@ class Batch:
         low, high = self.forest.trained_before[first], self.forest.trained_before[last]
         atoms = (int(self.atom[low]), int(self.atom[high - 1]) + 1) if high > low else (0, 0)
         span = {"token": slice(low, high), "sequence": slice(first, last), "atom": slice(*atoms)}
-        cut = {f.name: getattr(self, f.name)[span[axis]] for f, axis in self._fields()}
+        cut: dict[str, Any] = {name: values[span[axis]] for name, values, axis in self._given()}
         return dataclasses.replace(
             self, forest=self.forest.select(first, last), atom=self.atom[low:high] - atoms[0], **cut
         )
 
     def nothing(self) -> Self:
         """A part without a leaf, whose loss is zero; it keeps processes in step."""
-        empty = {f.name: getattr(self, f.name)[:0] for f, _ in self._fields()}
+        empty: dict[str, Any] = {name: values[:0] for name, values, _ in self._given()}
         return dataclasses.replace(self, forest=self.forest.nothing(), atom=self.atom[:0], **empty)
 
     def to(self, device: torch.device | str) -> Self:
@@ -245,6 +247,11 @@ class Batch:
     @classmethod
     def _fields(cls) -> list[tuple[dataclasses.Field[Any], str]]:
         return [(f, f.metadata["per"]) for f in dataclasses.fields(cls) if "per" in f.metadata]
+
+    def _given(self) -> list[tuple[str, Tensor, str]]:
+        """The fields that hold a tensor, with their axis; one that may be None and is stays so in every part."""
+        named = [(f.name, getattr(self, f.name), axis) for f, axis in self._fields()]
+        return [entry for entry in named if entry[1] is not None]
 
 
 _Record = TypeVar("_Record", TokenForest, Batch)
@@ -282,6 +289,92 @@ class Loss:
     metrics: Metrics = field(default_factory=dict)
 
 
+Message = dict[str, Any]  # "role", "content", and what else a chat template knows
+Prompt = str | Sequence[Message] | Sequence[int]  # a user's message, a conversation, or tokens as they are
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How completions are drawn. `temperature=0` takes the likeliest token; the other limits leave all tokens in."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0  # of the likeliest token's probability
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()  # texts that end a completion and are cut off its text
+
+    def __post_init__(self) -> None:
+        for name, value, allowed, fits in (
+            ("max_tokens", self.max_tokens, "at least 1", self.max_tokens >= 1),
+            ("temperature", self.temperature, "at least 0", 0 <= self.temperature < float("inf")),
+            ("top_p", self.top_p, "above 0 and at most 1", 0 < self.top_p <= 1),
+            ("top_k", self.top_k, "at least 0, where 0 is all tokens", self.top_k >= 0),
+            ("min_p", self.min_p, "at least 0 and at most 1", 0 <= self.min_p <= 1),
+            ("repetition_penalty", self.repetition_penalty, "above 0", self.repetition_penalty > 0),
+            ("stop", self.stop, "texts that are not empty", all(self.stop)),
+        ):
+            if not fits:
+                raise ConfigError(f"{name}={value!r} must be {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What a model wrote after a prompt.
+
+    `logprobs` belong to softmax(logits / temperature) over the whole vocabulary (greedy: to softmax(logits)): top-p,
+    top-k, min-p and the penalty restrict what is drawn and are not in them.
+    """
+
+    text: str  # without the token or the stop text that ended it, otherwise as written
+    finish_reason: str  # "stop" (an end token or a stop text) or "length"
+    tokens: tuple[int, ...] | None = None  # the end token included; None where a sampler sees text only
+    logprobs: tuple[float, ...] | None = None  # of each token
+    prompt_tokens: int | None = None
+
+
+class Sampler(Protocol):
+    """What answers prompts: a model here, or one behind an endpoint."""
+
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether completions carry token ids and log-probs; without them a sampler is refused for RL."""
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        *,
+        count: int = 1,
+        seed: int = 0,
+        keys: Sequence[int] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """A group of `count` completions for each prompt, in order.
+
+        A token is decided by (seed, the prompt's key, number in the group, position): how prompts are batched changes
+        nothing. A key is the prompt's index unless given. `progress(done, total)` counts completions.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """In place of a reward: the verifier timed out or died, so nothing is known about the completion."""
+
+    reason: str
+
+
+Reward = Callable[..., Any]
+"""`f(prompts, completions, completion_ids, **columns) -> list[float | None | Unjudged]`, or a coroutine function.
+
+One value a completion: None where the reward does not apply. Prompts and completions are texts, or messages where the
+prompt is a conversation; every column of the dataset comes along, repeated for each completion.
+"""
+
+
 class Source(Protocol):
     """Where batches come from: a dataset, or prompts that are sampled, scored and turned into advantages."""
 
@@ -292,6 +385,10 @@ class Source(Protocol):
 
     def next(self) -> Batch | None:
         """The next step's batch, uncut, or None when there is no more."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """What the source itself measured for the batch it gave last: rewards, lengths, groups without signal."""
         ...
 
     def observe(self, metrics: Mapping[str, float]) -> None:

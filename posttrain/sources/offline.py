@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from posttrain.errors import CheckpointError
-from posttrain.types import Batch, Segment
+from posttrain.types import Batch, Metrics, Segment
 
 
 class OfflineSource:
@@ -81,6 +81,10 @@ class OfflineSource:
             runs = [order[i : i + run] for i in range(0, count, run)]
             order = [i for part in runs for i in sorted(part, key=lambda i: -self._trees[i].size)]
         return order
+
+    def metrics(self) -> Metrics:
+        """A dataset has nothing to report."""
+        return {}
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """A dataset does not change with the training."""
