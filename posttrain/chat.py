@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -53,9 +53,15 @@ def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, Any]],
+    *,
+    add_generation_prompt: bool,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
     """The conversation as text, by the tokenizer's template or the default one, with thinking switched off.
+
+    `template_kwargs` go to the template (`tools`, and `enable_thinking=True` to leave thinking on).
 
     A template that does not know `enable_thinking` ignores it; one that refuses it is asked again without.
     Raises ModelError with the template's own words where it refuses the conversation, as some do with system
@@ -66,9 +72,10 @@ def render(
         "chat_template": None if tokenizer.chat_template else default_template(tokenizer),
         "tokenize": False,
         "add_generation_prompt": add_generation_prompt,
+        **(template_kwargs or {}),
     }
     try:
-        return str(tokenizer.apply_chat_template(list(messages), enable_thinking=False, **options))
+        return str(tokenizer.apply_chat_template(list(messages), **{"enable_thinking": False, **options}))
     except (TemplateError, TypeError, ValueError, KeyError):
         pass
     try:
@@ -82,16 +89,21 @@ def render(
         ) from error
 
 
-def generation_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
+def generation_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, Any]],
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> str:
     """The text after which the model answers this conversation.
 
     That is the template's rendering with its generation prompt. A template without one is completed with what
     it would put before an answer ("Assistant:"), so that the model need not write it itself.
     """
-    text = render(tokenizer, messages, add_generation_prompt=True)
-    if text != render(tokenizer, messages, add_generation_prompt=False):
+    text = render(tokenizer, messages, add_generation_prompt=True, template_kwargs=template_kwargs)
+    if text != render(tokenizer, messages, add_generation_prompt=False, template_kwargs=template_kwargs):
         return text
-    answered = render(tokenizer, [*messages, {"role": "assistant", "content": _PROBE}], add_generation_prompt=False)
+    probe = [*messages, {"role": "assistant", "content": _PROBE}]
+    answered = render(tokenizer, probe, add_generation_prompt=False, template_kwargs=template_kwargs)
     place = answered.rfind(_PROBE)
     # A space before the answer is left to the answer: most vocabularies join it to the first word.
     return answered[:place].rstrip(" ") if place >= 0 else text

@@ -175,7 +175,7 @@ def _preference(columns: Sequence[str]) -> Format | None:
             name="preference, implicit prompt",
             sentence="'chosen' and 'rejected' begin with the same prompt",
             columns=("chosen", "rejected"),
-            read=lambda row: split_prompt(_content(row, "chosen"), _content(row, "rejected")),
+            read=lambda row: split_prompt(content(row, "chosen"), content(row, "rejected")),
         )
     return Format(
         name="preference",
@@ -187,17 +187,17 @@ def _preference(columns: Sequence[str]) -> Format | None:
 
 
 def _prompt_completion(row: Row) -> tuple[Content, tuple[Content]]:
-    prompt, completion = _content(row, "prompt"), _content(row, "completion")
+    prompt, completion = content(row, "prompt"), content(row, "completion")
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt, (completion,)
     return _as_question(prompt), (_as_answer(completion),)
 
 
 def _explicit_preference(row: Row, column: str) -> tuple[Content | None, tuple[Content, ...]]:
-    chosen, rejected = _content(row, "chosen"), _content(row, "rejected")
+    chosen, rejected = content(row, "chosen"), content(row, "rejected")
     prompt: Content
     if column == "prompt":
-        prompt = _content(row, column)
+        prompt = content(row, column)
     elif column == "conversations":
         prompt = _with_system(row, read_messages(row[column], column))
     else:
@@ -258,7 +258,7 @@ def _as_answer(completion: Content) -> list[Message]:
     return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
 
 
-def _content(row: Row, column: str) -> Content:
+def content(row: Row, column: str) -> Content:
     """Text, or messages where the value is a list, a dict, or JSON that spells messages (a CSV cell)."""
     value = row[column]
     if isinstance(value, str) and not value.startswith(('[{"role"', '[{"from"', '[{"content"')):

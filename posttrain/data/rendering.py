@@ -158,12 +158,12 @@ class Renderer:
 
     def _wholes(self, conversations: Sequence[Conversation], trained: Trained) -> list[list[Rendered]]:
         """Each conversation as one sequence with one span to its end."""
-        wholes = self._rendered_ids(self.render(conversations))
+        wholes = self.rendered(self.render(conversations))
         starts = [1] * len(wholes)
         if trained == "completion":
             prompted = [i for i, conversation in enumerate(conversations) if conversation.start]
             openings = self.render([_cut(conversations[i], conversations[i].start) for i in prompted], True)
-            for i, prompt in zip(prompted, self._rendered_ids(openings)):
+            for i, prompt in zip(prompted, self.rendered(openings)):
                 starts[i] = common_prefix(prompt, wholes[i])
         return [[Rendered(tokens=ids, trained=[(start, len(ids))])] for ids, start in zip(wholes, starts)]
 
@@ -205,7 +205,7 @@ class Renderer:
         # A prompt column is split on its own, as in TRL, and the completion starts where the ids part. Turns within
         # a conversation start at a character, which saves splitting every beginning of it.
         alone = list({draft.prompts[0]: None for draft in drafts if draft.alone})
-        prompt_ids = dict(zip(alone, self._rendered_ids(alone)))
+        prompt_ids = dict(zip(alone, self.rendered(alone)))
         rendered = []
         for index, draft in enumerate(drafts):
             ids, spans = encoded["input_ids"][index], []
@@ -240,11 +240,11 @@ class Renderer:
                 if token is not None:
                     return token
             return len(encoded["input_ids"][index])
-        return common_prefix(self._rendered_ids([text[:character]])[0], encoded["input_ids"][index])
+        return common_prefix(self.rendered([text[:character]])[0], encoded["input_ids"][index])
 
-    def _rendered_ids(self, texts: list[str]) -> list[list[int]]:
+    def rendered(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts in which the template has written all special tokens."""
-        return self._ids(texts, add_special_tokens=False)
+        return self._ids(list(texts), add_special_tokens=False)
 
     def _ids(self, texts: list[str], **options: Any) -> list[list[int]]:
         return [self._interned(ids) for ids in self._encode(texts, **options)["input_ids"]]

@@ -61,18 +61,13 @@ class DataReport:
         if self.truncated:
             lines.append(f"{self.truncated:,} rows are longer than max_length and were cut.")
         for reason, rows in self.dropped.items():
-            more = ", ..." if rows.count > len(rows.first) else ""
-            lines.append(f"{rows.count:,} dropped, {reason}: {self._places(rows)}{more}")
+            lines.append(f"{rows.count:,} dropped, {reason}: {places_of(rows.first, rows.count, self.source)}")
         if self.ignored_columns:
             lines.append(f"Columns not used: {', '.join(self.ignored_columns)}.")
         lines += self.notes
         if self.example:
             lines += ["One row as the model sees it, its trained part marked:", self.render_marked(color)]
         return "\n".join(lines)
-
-    def _places(self, rows: Dropped) -> str:
-        """Where the rows stand, the file named once in the report's first line and not again."""
-        return ", ".join(place.removesuffix(f" of {self.source}") for place in rows.first)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
@@ -99,19 +94,30 @@ class Tally:
         if not trees:
             reasons = "; ".join(f"{d.count} {reason} ({', '.join(d.first)})" for reason, d in dropped.items())
             raise DataError(f"{source}: no row is left to train on. Dropped: {reasons}. {remedy}")
-        lengths = sorted(length for tree in trees for length in _path_lengths(tree, 0))
-        places = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1.0}
-        last = len(lengths) - 1
         return DataReport(
             source=source,
             dropped=dropped,
             truncated=self.truncated,
             tokens=sum(tree.size for tree in trees),
             trained_tokens=sum(e - b for tree in trees for leaf in tree.leaves() for b, e in leaf.trained),
-            lengths={name: lengths[min(int((last + 1) * share), last)] for name, share in places.items()},
+            lengths=spread([length for tree in trees for length in _path_lengths(tree, 0)]),
             example=_pieces(trees[0], tokenizer),
             **fields,
         )
+
+
+def spread(lengths: Sequence[int]) -> dict[str, int]:
+    """The lengths below which half, 90% and 99% of these lie, and the longest."""
+    ordered, last = sorted(lengths), len(lengths) - 1
+    shares = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1.0}
+    return {name: ordered[min(int(len(ordered) * share), last)] for name, share in shares.items()}
+
+
+def places_of(first: Sequence[str], count: int, source: str) -> str:
+    """Where the first of so many rows stand; the file is named in the report's first line and not again."""
+    return ", ".join(
+        [*(place.removesuffix(f" of {source}") for place in first), *(["..."] if count > len(first) else [])]
+    )
 
 
 def _path_lengths(segment: Segment, before: int) -> list[int]:
