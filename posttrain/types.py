@@ -272,7 +272,7 @@ class Outputs:
 
     logprobs: Tensor  # [M] float32, log-probability of each trained token
     correct: Tensor | None = None  # [M] bool, the token was the most likely one
-    entropy: Tensor | None = None  # [M] float32 nats, detached; only where asked for
+    entropy: Tensor | None = None  # [M] float32 nats, where asked for; has a gradient only as "entropy_grad"
     values: Tensor | None = None  # [M] float32, the value model's estimate at each predictor
     scores: Tensor | None = None  # [Q] float32, the score head's output at each end
     end_values: Tensor | None = None  # [Q] float32, the value model's estimate after each end

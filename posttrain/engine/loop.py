@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from posttrain.config.training import TrainingConfig
+from posttrain.engine.alarms import Watch
 from posttrain.engine.checkpoint import load_state, save_checkpoint, set_aside
 from posttrain.engine.console import Console, stop_request
 from posttrain.engine.metrics import Meter, MetricsFile
@@ -57,6 +58,14 @@ FREE_ON_RESUME = frozenset(
         "use_cpu",
         "trust_remote_code",
         "remove_unused_columns",
+        # of online training
+        "rollout_batch_size",
+        "save_samples",
+        "log_completions",
+        "num_completions_to_print",
+        "track_kl",
+        "max_kl",
+        "stop_on_alarm",
     ]
 )
 
@@ -79,6 +88,9 @@ class Parts:
     read_model: Callable[[Path], None]  # restores the weights from it
     evaluate: Callable[[], dict[str, float]] | None = None
     make_room: Callable[[], bool] | None = None
+    needs: Sequence[str] = ()  # of the model in every step, beside the log-probabilities
+    watch: Watch | None = None
+    stop_on: frozenset[str] = frozenset()  # the alarms that end the run
     measured: frozenset[str] = frozenset()  # settings that were picked by measurement, not asked for
     callbacks: Sequence[TrainerCallback] = ()
     callback_context: Mapping[str, Any] = field(default_factory=dict)
@@ -171,7 +183,7 @@ class Loop:
             budget=parts.budget,
             max_grad_norm=config.max_grad_norm,
             # the entropy costs another pass over the logits; the steps that are shown say enough about it
-            needs=("logprobs", "entropy") if log_due else ("logprobs",),
+            needs=("logprobs", *parts.needs, *(("entropy",) if log_due else ())),
             make_room=parts.make_room,
         )
         if result.finite:
@@ -180,6 +192,7 @@ class Loop:
         state.num_input_tokens_seen += result.tokens
         self._tokens_since_log += result.tokens
         self._account(batch, result)
+        self._meter.add(parts.source.metrics())
         parts.source.observe({name: amount / count for name, (amount, count) in result.metrics.items() if count})
         self._console.step(result.loss, result.tokens)
         self._tell("on_step_end")
@@ -230,8 +243,21 @@ class Loop:
         self.record(
             self._meter.means() | {"learning_rate": learning_rate, "num_tokens": seen, "tokens_per_second": rate}
         )
+        self._raise_alarms()
 
-    def record(self, metrics: Mapping[str, float]) -> None:
+    def _raise_alarms(self) -> None:
+        """Says and records what the metrics show to be going wrong; an alarm that was asked to ends the run."""
+        if self.parts.watch is None:
+            return
+        for alarm in self.parts.watch(self.state.log_history):
+            stops = alarm.name in self.parts.stop_on
+            self._console.say(f"Alarm {alarm.name} at step {self.state.global_step}: {alarm.text}")
+            self.record({"alarm": alarm.name, "text": alarm.text, "stopped": stops})
+            if stops:
+                self._console.say(f"Stopping, because stop_on_alarm names {alarm.name}.")
+                self._control.should_training_stop = self._control.should_save = True
+
+    def record(self, metrics: Mapping[str, Any]) -> None:
         """Appends to the log history and to metrics.jsonl."""
         entry = {**metrics, "epoch": round(self.state.epoch or 0.0, 4), "step": self.state.global_step}
         self.state.log_history.append(entry)
@@ -249,7 +275,8 @@ class Loop:
         self._tell("on_evaluate", metrics=metrics)
         self._control.should_evaluate = False
         self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
-        self._console.say(f"step {self.state.global_step}: eval_loss {metrics['eval_loss']:.4f}")
+        shown = next(name for name in ("eval_loss", "eval_reward") if name in metrics)
+        self._console.say(f"step {self.state.global_step}: {shown} {metrics[shown]:.4f}")
 
     def _save(self) -> None:
         parts, state = self.parts, self.state

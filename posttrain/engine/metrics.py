@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 FILE = "metrics.jsonl"
 
 
@@ -17,11 +19,11 @@ class Meter:
     def __init__(self) -> None:
         self._sums: dict[str, list[float]] = {}
 
-    def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
+    def add(self, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
         for name, (amount, count) in metrics.items():
             held = self._sums.setdefault(name, [0.0, 0.0])
-            held[0] += amount
-            held[1] += count
+            held[0] += float(amount)
+            held[1] += float(count)
 
     def means(self) -> dict[str, float]:
         """Each metric's mean so far; the meter is empty afterwards."""

@@ -1,9 +1,10 @@
-"""Log-probabilities under a frozen model, computed once and kept on disk by the hash of everything they depend on."""
+"""Log-probabilities under a model that does not change: kept on disk by content hash, or asked again while training."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def with_reference(
         flat = load_file(file)["ref_logprobs"]
     else:
         rank, world_size = share
-        everyone = gather(_logprobs(trees[rank::world_size], learner, max_tokens, autocast, quiet))
+        everyone = gather(tree_logprobs(trees[rank::world_size], learner, max_tokens, autocast, quiet=quiet))
         ordered = [everyone[i % world_size][i // world_size] for i in range(len(trees))]
         flat = torch.tensor([value for values in ordered for value in values], dtype=torch.float32)
         if not file.exists():
@@ -66,11 +67,40 @@ def _trained(leaf: Segment) -> int:
     return sum(end - begin for begin, end in leaf.trained)
 
 
+class StartingWeights:
+    """The trainable weights as they are now, to be put back for a moment when the run's first model is asked.
+
+    With a fresh adapter that is the adapter that does nothing, with a trained one a copy of it, never the bare base.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept = [
+            (parameter, parameter.detach().clone()) for parameter in model.parameters() if parameter.requires_grad
+        ]
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """The model is the one of the start inside, and exactly what it was outside."""
+        now = [parameter.data for parameter, _ in self._kept]
+        for parameter, start in self._kept:
+            parameter.data = start
+        try:
+            yield
+        finally:
+            for (parameter, _), data in zip(self._kept, now):
+                parameter.data = data
+
+
 @torch.no_grad()
-def _logprobs(
-    trees: Sequence[Segment], learner: Learner, max_tokens: int, autocast: Callable[[], Any], quiet: bool
+def tree_logprobs(
+    trees: Sequence[Segment],
+    learner: Learner,
+    max_tokens: int,
+    autocast: Callable[[], Any],
+    *,
+    quiet: bool = True,
 ) -> list[list[float]]:
-    """Per tree, the log-probabilities of its trained tokens."""
+    """Per tree, the log-probabilities of its trained tokens, leaf after leaf."""
     if not trees:
         return []
     device, was_training = next(learner.parameters()).device, learner.training

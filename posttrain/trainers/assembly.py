@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.config.training import TrainingConfig
-from posttrain.data.trees import TreeSet
 from posttrain.engine.checkpoint import checkpoints
 from posttrain.engine.precision import Precision, fastest_precision
 from posttrain.engine.runtime import Runtime, seed_everything
+from posttrain.engine.step import Budget
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.heads import KEEP_BYTES
 from posttrain.models.learner import Learner
 from posttrain.models.loading import as_dtype, load_model, load_tokenizer, prepare_tokenizer
 from posttrain.models.lora import apply_lora, trainable_parameters
-from posttrain.trainers.checks import check_before_loading, check_positions
+from posttrain.trainers.checks import Data, check_before_loading, check_positions, count_steps
 
 CUDA_TOKENS_PER_PASS = 16384  # halved as often as memory asks for it
 CPU_TOKENS_PER_PASS = 1024  # more makes a CPU no faster and takes more memory: benchmarks/README.md
@@ -34,6 +34,7 @@ class Assembled:
 
     learner: Learner
     runtime: Runtime
+    budget: Budget
     config: TrainingConfig
     measured: frozenset[str]  # the settings that were picked by measurement, not asked for
     notes: list[str]  # what was chosen and why, a sentence each
@@ -120,24 +121,26 @@ def assemble(
     tokenizer: PreTrainedTokenizerBase,
     config: TrainingConfig,
     *,
-    train: TreeSet | None,
-    evaluation: TreeSet | None,
+    train: Data | None,
+    evaluation: Data | None,
+    count: Callable[[TrainingConfig, int, int], int] = count_steps,
     peft_config: Any = None,
     callbacks: Sequence[Any] | None = None,
     dropout: bool = True,
 ) -> Assembled:
     """The learner for this model, and the configuration with dtype, precision, budget and threads decided.
 
-    Says what the data is, and checks everything that can be checked, before the model is loaded.
+    Says what the data is, and checks everything that can be checked, before the model is loaded. `count(config, rows,
+    processes)` gives the steps of a run.
     """
     runtime = set_up_machine(config)
     check_before_loading(
         config, callbacks=callbacks, train=train, evaluation=evaluation, peft_config=peft_config,
-        world_size=runtime.world_size,
+        count=lambda rows: count(config, rows, runtime.world_size),
     )  # fmt: skip
-    for trees in (train, evaluation):
-        if trees is not None and runtime.is_main:
-            print(trees.report.text())
+    for data in (train, evaluation):
+        if data is not None and runtime.is_main:
+            print(data.report.text())
     device = runtime.device
     model = load_onto(model, device, config)
     notes = prepare_tokenizer(tokenizer, model)
@@ -155,11 +158,12 @@ def assemble(
     shape = model.config.get_text_config()
     precision = _precision(config, device, shape.hidden_size)
     runtime.autocast_dtype = precision.autocast
+    tokens = config.max_tokens_per_pass or _tokens_per_pass(device, shape.vocab_size)
     chosen = {
         "bf16": precision.dtype == torch.bfloat16,
         "dtype": _name(model.dtype),
         "gradient_checkpointing": bool(config.gradient_checkpointing),
-        "max_tokens_per_pass": config.max_tokens_per_pass or _tokens_per_pass(device, shape.vocab_size),
+        "max_tokens_per_pass": tokens,
         "num_threads": torch.get_num_threads(),
     }
     computed = precision.dtype if precision.autocast else model.dtype
@@ -167,7 +171,7 @@ def assemble(
         str(trainable_parameters(model)),
         f"weights in {_name(model.dtype)}, computed in {_name(computed)} on {device} ({precision.reason})",
         f"{learner.layout.name} layout, {'fused' if learner.fused_head else 'own'} head, "
-        f"at most {chosen['max_tokens_per_pass']:,} tokens a pass, {chosen['num_threads']} threads",
+        f"at most {tokens:,} tokens a pass, {chosen['num_threads']} threads",
     ]
     if any(p.requires_grad and p.dtype != torch.float32 for p in model.parameters()):
         notes.append(
@@ -179,6 +183,7 @@ def assemble(
     return Assembled(
         learner=learner,
         runtime=runtime,
+        budget=Budget(max_tokens=tokens),
         config=config.model_copy(update=chosen),
         measured=frozenset(name for name in chosen if getattr(config, name) is None),
         notes=notes,

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import EarlyStoppingCallback
 
 from posttrain.config.training import TrainingConfig
-from posttrain.data.trees import TreeSet
 from posttrain.engine.checkpoint import find_checkpoint
 from posttrain.engine.optimizers import make_scheduler
 from posttrain.errors import ConfigError
 from posttrain.models.lora import lora_config
 from posttrain.sources.offline import steps_per_epoch
+
+
+class Report(Protocol):
+    """What became of a dataset's rows."""
+
+    @property
+    def lengths(self) -> Mapping[str, int]: ...
+
+    def text(self) -> str: ...
+
+
+class Data(Protocol):
+    """A dataset made ready: trees, or prompts."""
+
+    @property
+    def report(self) -> Report: ...
+
+    def __len__(self) -> int: ...
 
 
 def rows_per_step(config: TrainingConfig, world_size: int) -> int:
@@ -36,9 +53,12 @@ def count_steps(config: TrainingConfig, rows: int, world_size: int) -> int:
     return config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * per_epoch)
 
 
-def check_positions(model: Any, *treesets: TreeSet | None) -> list[str]:
-    """A note for rows longer than the model was made for. Raises ConfigError where it would compute them wrongly."""
-    longest = max((trees.report.lengths["longest"] for trees in treesets if trees is not None), default=0)
+def check_positions(model: Any, *datasets: Data | None, room: int = 0) -> list[str]:
+    """A note for rows longer than the model was made for, with `room` for what is written after them.
+
+    Raises ConfigError where the model would compute them wrongly.
+    """
+    longest = max((data.report.lengths["longest"] for data in datasets if data is not None), default=0) + room
     shape = model.config.get_text_config()
     limit = getattr(shape, "max_position_embeddings", None)
     if limit is None:
@@ -67,10 +87,10 @@ def check_before_loading(
     config: TrainingConfig,
     *,
     callbacks: Sequence[Any] | None,
-    train: TreeSet | None,
-    evaluation: TreeSet | None,
+    train: Data | None,
+    evaluation: Data | None,
     peft_config: Any,
-    world_size: int,
+    count: Callable[[int], int],
 ) -> None:
     """Raises for a setting that would stop the run later, when hours may have gone into it."""
     if peft_config is not None:
@@ -91,4 +111,4 @@ def check_before_loading(
         find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint)
     if train is not None:
         idle = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
-        make_scheduler(idle, config, count_steps(config, len(train.trees), world_size))
+        make_scheduler(idle, config, count(len(train)))

@@ -18,6 +18,7 @@ from posttrain.models.learner import Learner
 from posttrain.models.locating import local_directory
 from posttrain.models.reference import with_reference
 from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer
+from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.trainer import Trainer
 
 
@@ -75,15 +76,15 @@ class DPOTrainer(Trainer):
         evaluation, _ = _with_reference(evaluation, reference, assembled)
         reference.release()
         weights = config.loss_weights or [1.0] * len(config.loss_type)
-        super().__init__(
-            assembled, tokenizer=tokenizer, train=train, evaluation=evaluation, build=dpo_batch,
-            loss=DPOLoss(
-                beta=config.beta,
-                loss_weights=tuple(zip(config.loss_type, weights)),
-                label_smoothing=config.label_smoothing,
-            ),
-            identity=identity, callbacks=callbacks, optimizers=optimizers,
-        )  # fmt: skip
+        loss = DPOLoss(
+            beta=config.beta,
+            loss_weights=tuple(zip(config.loss_type, weights)),
+            label_smoothing=config.label_smoothing,
+        )
+        plan = offline_plan(
+            assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss, identity=identity
+        )
+        super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
 
 
 def _with_reference(trees: TreeSet | None, reference: Learner, assembled: Assembled) -> tuple[TreeSet | None, str]:

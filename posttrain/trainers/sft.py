@@ -13,6 +13,7 @@ from posttrain.data.loading import load_rows
 from posttrain.data.trees import TreeSet, sft_trees
 from posttrain.errors import ConfigError
 from posttrain.trainers.assembly import assemble, resolve_tokenizer
+from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.trainer import Trainer
 
 
@@ -56,11 +57,8 @@ class SFTTrainer(Trainer):
             )  # fmt: skip
 
         train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
-        super().__init__(
-            assemble(
-                model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config,
-                callbacks=callbacks,
-            ),
-            tokenizer=tokenizer, train=train, evaluation=evaluation, build=sft_batch, loss=sft_loss,
-            callbacks=callbacks, optimizers=optimizers,
-        )  # fmt: skip
+        assembled = assemble(
+            model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks
+        )
+        plan = offline_plan(assembled, train=train, evaluation=evaluation, build=sft_batch, loss=sft_loss)
+        super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +13,43 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 
 from posttrain.config.training import TrainingConfig
-from posttrain.data.trees import TreeSet
+from posttrain.engine.alarms import Watch
 from posttrain.engine.checkpoint import find_checkpoint
-from posttrain.engine.evaluation import evaluate_loss
 from posttrain.engine.loop import Loop, Parts
 from posttrain.engine.metrics import FILE
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
-from posttrain.engine.step import Budget, LossFunction
+from posttrain.engine.step import LossFunction
 from posttrain.errors import ConfigError
 from posttrain.models.lora import load_adapter, save_adapter
 from posttrain.models.quiet import no_progress_bars
 from posttrain.models.saving import save_model
-from posttrain.sources.offline import OfflineSource
 from posttrain.trainers.assembly import Assembled
-from posttrain.trainers.checks import count_steps, rows_per_step
-from posttrain.types import Batch, Segment
+from posttrain.trainers.checks import rows_per_step
+from posttrain.types import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a trainer's constructor decided: where batches come from, what is minimised, how it is measured."""
+
+    source: Callable[[], Source] | None  # makes one for each call of train(); None: there is nothing to train on
+    max_steps: int
+    loss: LossFunction
+    needs: tuple[str, ...] = ()  # of the model in every step, beside the log-probabilities
+    evaluate: Callable[[], dict[str, float]] | None = None
+    watch: Watch | None = None
+    stop_on: frozenset[str] = frozenset()
 
 
 class Trainer:
-    """Trains a learner on trees. The constructors of SFTTrainer and DPOTrainer say which trees and which loss."""
+    """Trains a learner. The constructors of its subclasses say on what and with which loss, and nothing else."""
 
     def __init__(
         self,
         assembled: Assembled,
+        plan: Plan,
         *,
         tokenizer: PreTrainedTokenizerBase,
-        train: TreeSet | None,
-        evaluation: TreeSet | None,
-        build: Callable[[Sequence[Segment]], Batch],
-        loss: LossFunction,
-        identity: str = "",
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
@@ -49,12 +57,10 @@ class Trainer:
         self.processing_class = tokenizer
         self.state = TrainerState()
         self._learner, self._runtime, self._measured = assembled.learner, assembled.runtime, assembled.measured
-        self._train, self._evaluation = train, evaluation
-        self._build, self._loss, self._identity = build, loss, identity
+        self._budget, self._plan = assembled.budget, plan
         self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         self._optimizers = optimizers
         self._loop: Loop | None = None
-        self._budget = Budget(max_tokens=self.args.max_tokens_per_pass or 1)
         self.say(*assembled.notes)
 
     @property
@@ -73,44 +79,35 @@ class Trainer:
         `resume_from_checkpoint` is True for the last checkpoint in `output_dir`, or a path; it goes on as if the run
         had never stopped.
         """
-        if self._train is None:
+        config, runtime, plan = self.args, self._runtime, self._plan
+        if plan.source is None:
             raise ConfigError("train() needs a train_dataset")
-        config, runtime = self.args, self._runtime
         which = resume_from_checkpoint if resume_from_checkpoint is not None else config.resume_from_checkpoint
         checkpoint = find_checkpoint(Path(config.output_dir), which) if which else None
-        source = OfflineSource(
-            self._train.trees,
-            self._build,
-            rows_per_step=rows_per_step(config, runtime.world_size),
-            seed=config.seed if config.data_seed is None else config.data_seed,
-            strategy=config.train_sampling_strategy,
-            drop_last=config.dataloader_drop_last,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            identity=self._identity,
-        )
-        max_steps = count_steps(config, len(self._train.trees), runtime.world_size)
         optimizer = self._optimizers[0] or make_optimizer(self._learner.parameters(), config)
-        scheduler = self._optimizers[1] or make_scheduler(optimizer, config, max_steps)
+        scheduler = self._optimizers[1] or make_scheduler(optimizer, config, plan.max_steps)
         loop = Loop(
             Parts(
                 learner=runtime.prepare(self._learner),
-                source=source,
-                loss=self._loss,
+                source=plan.source(),
+                loss=plan.loss,
                 optimizer=optimizer,
                 scheduler=scheduler,
                 runtime=runtime,
                 budget=self._budget,
                 write_model=self._write_checkpoint,
                 read_model=self._read_checkpoint,
-                evaluate=self._evaluate if self._evaluation is not None else None,
+                needs=plan.needs,
+                evaluate=plan.evaluate,
+                watch=plan.watch,
+                stop_on=plan.stop_on,
                 make_room=self._make_room,
                 measured=self._measured,
                 callbacks=self._callbacks,
                 callback_context={"model": self.model, "processing_class": self.processing_class},
             ),
             config,
-            max_steps,
+            plan.max_steps,
         )
         self._loop, self.state = loop, loop.state
         if runtime.is_main:
@@ -138,25 +135,16 @@ class Trainer:
         return TrainOutput(self.state.global_step, loss, metrics)
 
     def evaluate(self) -> dict[str, float]:
-        """The loss and metrics of `eval_dataset`, with the prefix `eval_`, recorded as a run's own are."""
-        if self._evaluation is None:
+        """The metrics of `eval_dataset`, with the prefix `eval_`, recorded as a run's own are."""
+        if self._plan.evaluate is None:
             raise ConfigError("evaluate() needs an eval_dataset: pass one to the trainer")
-        metrics = self._evaluate()
+        metrics = self._plan.evaluate()
         self._learner.release()
         if self._loop is not None:
             self._loop.record(metrics)
         else:
             self.state.log_history.append({**metrics, "epoch": 0.0, "step": 0})
         return metrics
-
-    def _evaluate(self) -> dict[str, float]:
-        assert self._evaluation is not None
-        trees, runtime = self._evaluation.trees, self._runtime
-        share = trees[runtime.rank :: runtime.world_size]
-        batch = self._build(share) if share else self._build(trees[:1]).nothing()
-        if not share:
-            batch.units.update(dict.fromkeys(batch.units, 0.0))
-        return evaluate_loss(self._learner, batch, self._loss, runtime=runtime, max_tokens=self._budget.max_tokens)
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Writes an ordinary model directory that any server loads; an adapter is merged, and kept in `adapter/`."""

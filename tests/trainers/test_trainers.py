@@ -118,8 +118,8 @@ def test_reference_logprobs_are_computed_once_and_kept(tmp_path, monkeypatch):
     import posttrain.models.reference as room
 
     calls = []
-    plain = room._logprobs
-    monkeypatch.setattr(room, "_logprobs", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    plain = room.tree_logprobs
+    monkeypatch.setattr(room, "tree_logprobs", lambda *a, **k: calls.append(1) or plain(*a, **k))
     for seed, expected in ((0, 1), (0, 1), (1, 2)):
         dpo(tmp_path, build_model("qwen2", seed=seed))
         assert len(calls) == expected

@@ -1,0 +1,56 @@
+"""The plan of a training on a dataset that is there before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from posttrain.data.trees import TreeSet
+from posttrain.engine.evaluation import evaluate_loss
+from posttrain.engine.step import LossFunction
+from posttrain.sources.offline import OfflineSource
+from posttrain.trainers.assembly import Assembled
+from posttrain.trainers.checks import count_steps, rows_per_step
+from posttrain.trainers.trainer import Plan
+from posttrain.types import Batch, Segment
+
+
+def offline_plan(
+    assembled: Assembled,
+    *,
+    train: TreeSet | None,
+    evaluation: TreeSet | None,
+    build: Callable[[Sequence[Segment]], Batch],
+    loss: LossFunction,
+    identity: str = "",
+) -> Plan:
+    """Passes over the trees of `train`, the loss of `evaluation`. `identity` is the reference model's content hash."""
+    config, runtime = assembled.config, assembled.runtime
+
+    def source() -> OfflineSource:
+        assert train is not None
+        return OfflineSource(
+            train.trees,
+            build,
+            rows_per_step=rows_per_step(config, runtime.world_size),
+            seed=config.seed if config.data_seed is None else config.data_seed,
+            strategy=config.train_sampling_strategy,
+            drop_last=config.dataloader_drop_last,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            identity=identity,
+        )
+
+    def evaluate() -> dict[str, float]:
+        assert evaluation is not None
+        share = evaluation.trees[runtime.rank :: runtime.world_size]
+        batch = build(share) if share else build(evaluation.trees[:1]).nothing()
+        if not share:
+            batch.units.update(dict.fromkeys(batch.units, 0.0))
+        return evaluate_loss(assembled.learner, batch, loss, runtime=runtime, max_tokens=assembled.budget.max_tokens)
+
+    return Plan(
+        source=source if train is not None else None,
+        max_steps=count_steps(config, len(train.trees), runtime.world_size) if train is not None else 0,
+        loss=loss,
+        evaluate=evaluate if evaluation is not None else None,
+    )
