@@ -24,6 +24,7 @@ class Learner(nn.Module):
     def __init__(self, model: Any, *, layout: str | None = None) -> None:
         super().__init__()
         self.model = model
+        self.temperature = 1.0  # log-probabilities and entropy are those of softmax(logits / temperature)
         self._causal = model.get_base_model() if hasattr(model, "peft_config") else model
         self.layout: Layout
         if layout is None:
@@ -55,34 +56,30 @@ class Learner(nn.Module):
                         setattr(holder, name, 0.0)
 
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
-        """Outputs at the M trained tokens. `needs` may add "entropy"."""
+        """Outputs at the M trained tokens. `needs` may add "entropy", or "entropy_grad" for one with a gradient."""
         if self.layout.attention and self._causal.config._attn_implementation != self.layout.attention:
             self._causal.set_attn_implementation(self.layout.attention)
         laid = self.layout.lay(forest)
-        entropy = "entropy" in needs
+        entropy_grad = "entropy_grad" in needs
+        entropy = entropy_grad or "entropy" in needs
         if self.fused_head:
             states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
             hidden = states.reshape(-1, states.shape[-1]).index_select(0, laid.predictors)
             head = self._causal.get_output_embeddings()
-            chosen = chosen_logprobs(hidden, head.weight, forest.targets, bias=head.bias, entropy=entropy)
+            chosen = chosen_logprobs(
+                hidden, head.weight, forest.targets, bias=head.bias, temperature=self.temperature,
+                entropy=entropy, entropy_grad=entropy_grad,
+            )  # fmt: skip
         else:
-            chosen = self._own_head(laid.inputs, laid.predictors, forest.targets, entropy)
+            logits = self._own_logits(laid.inputs, laid.predictors).float()
+            logits = logits if self.temperature == 1.0 else logits / self.temperature
+            chosen = _from_logits(logits, forest.targets, entropy, entropy_grad)
         return Outputs(logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy)
 
-    def _own_head(self, inputs: dict[str, Any], predictors: Tensor, targets: Tensor, entropy: bool) -> Chosen:
+    def _own_logits(self, inputs: dict[str, Any], predictors: Tensor) -> Tensor:
         if inputs["input_ids"].shape[0] == 1:  # logits_to_keep picks columns, the same in every row
-            logits = self._causal(**inputs, logits_to_keep=predictors).logits[0]
-        else:
-            logits = self._causal(**inputs).logits.flatten(0, 1)[predictors]
-        table = logits.float().log_softmax(dim=-1)
-        nats = None
-        if entropy:
-            nats = -(table.detach().exp() * table.detach()).nan_to_num(0.0).sum(dim=-1)
-        return Chosen(
-            logprobs=table.gather(1, targets[:, None])[:, 0],
-            correct=logits.detach().argmax(dim=-1) == targets,
-            entropy=nats,
-        )
+            return self._causal(**inputs, logits_to_keep=predictors).logits[0]
+        return self._causal(**inputs).logits.flatten(0, 1)[predictors]
 
     @torch.no_grad()
     def _head_is_a_matrix(self) -> bool:
@@ -102,3 +99,17 @@ class Learner(nn.Module):
             hook.remove()
             self.train(was_training)
         return len(products) == 1 and torch.equal(products[0], logits)
+
+
+def _from_logits(logits: Tensor, targets: Tensor, entropy: bool, entropy_grad: bool) -> Chosen:
+    table = logits.log_softmax(dim=-1)
+    nats = None
+    if entropy:
+        kept = table if entropy_grad else table.detach()
+        kept = kept.clamp_min(torch.finfo(torch.float32).min)  # 0 log 0 counts as 0, and so does its gradient
+        nats = -(kept.exp() * kept).sum(dim=-1)
+    return Chosen(
+        logprobs=table.gather(1, targets[:, None])[:, 0],
+        correct=logits.detach().argmax(dim=-1) == targets,
+        entropy=nats,
+    )
