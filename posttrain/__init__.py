@@ -13,8 +13,10 @@ __version__ = "0.1.0"
 _HOME = {
     "SFTConfig": "posttrain.config.sft",
     "DPOConfig": "posttrain.config.dpo",
+    "GRPOConfig": "posttrain.config.grpo",
     "SFTTrainer": "posttrain.trainers.sft",
     "DPOTrainer": "posttrain.trainers.dpo",
+    "GRPOTrainer": "posttrain.trainers.grpo",
     "load_model_and_tokenizer": "posttrain.models.loading",
     "generate_responses": "posttrain.sampling.generate",
     "test_model_with_questions": "posttrain.sampling.generate",

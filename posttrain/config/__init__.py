@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from posttrain.config.base import Config
     from posttrain.config.dpo import DPOConfig
+    from posttrain.config.grpo import GRPOConfig
     from posttrain.config.recipe import Recipe, load_recipe
     from posttrain.config.sft import SFTConfig
     from posttrain.config.training import TrainingConfig
@@ -17,11 +18,12 @@ _HOME = {
     "TrainingConfig": "posttrain.config.training",
     "SFTConfig": "posttrain.config.sft",
     "DPOConfig": "posttrain.config.dpo",
+    "GRPOConfig": "posttrain.config.grpo",
     "Recipe": "posttrain.config.recipe",
     "load_recipe": "posttrain.config.recipe",
 }
 
-__all__ = ["Config", "DPOConfig", "Recipe", "SFTConfig", "TrainingConfig", "load_recipe"]
+__all__ = ["Config", "DPOConfig", "GRPOConfig", "Recipe", "SFTConfig", "TrainingConfig", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:

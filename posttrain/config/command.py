@@ -7,11 +7,14 @@ from pydantic import field_validator
 
 from posttrain.config.base import Config, option
 from posttrain.config.dpo import DPOConfig
+from posttrain.config.grpo import GRPOConfig
 from posttrain.config.names import Fixed, now, synonym
 from posttrain.config.sft import SFTConfig
 from posttrain.config.training import TrainingConfig
+from posttrain.errors import nearest
 
 _WHAT, _LORA = "Model and data", "LoRA"
+_REWARD_HINT = "write a built-in name such as boxed, or file.py:function"
 _QUANTISED = "quantised weights are not trained here; use_peft=true alone saves most of the memory"
 _LORA_ONLY = "it belongs to another kind of adapter; LoRA is what is offered"
 
@@ -114,6 +117,60 @@ class DPOCommand(CommandFields, DPOConfig):
     def training(self) -> DPOConfig:
         """The fields that the trainer is given."""
         return DPOConfig(**_shared(self, DPOConfig))
+
+
+class GRPOCommand(CommandFields, GRPOConfig):
+    """`posttrain grpo` and the method grpo of a recipe."""
+
+    renamed: ClassVar = {**GRPOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**GRPOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {
+        **{name: why for name, why in GRPOConfig.unsupported.items() if name != "reward_funcs"},
+        **_UNSUPPORTED,
+        "reward_func": "write reward_funcs",
+        "reward_model_name_or_path": "a reward is a function here; write reward_funcs=file.py:function",
+    }
+
+    reward_funcs: list[str] = option(
+        ..., "Rewards: built-in names, or functions as file.py:function or package.module:function.", group=_WHAT
+    )
+    reward_options: dict[str, dict[str, Any]] | None = option(
+        None, "Options of built-in rewards by name, such as {length: {target: 50}}.", group=_WHAT
+    )
+
+    @field_validator("reward_funcs", mode="before")
+    @classmethod
+    def _one_reward(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        names = self.reward_funcs
+        if not names or not all(name.strip() for name in names):
+            yield "reward_funcs", f"reward_funcs={names!r} names no reward; {_REWARD_HINT}"
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield "reward_funcs", f"reward_funcs names {name!r} twice; give it a weight in reward_weights"
+        if self.reward_weights is not None and len(self.reward_weights) != len(names):
+            yield (
+                "reward_weights",
+                f"reward_weights has {len(self.reward_weights)} values for {len(names)} rewards ({', '.join(names)}); "
+                "give one weight for each",
+            )
+        for name in self.reward_options or {}:
+            if name not in names:
+                yield (
+                    "reward_options",
+                    f"reward_options has {name!r}, reward_funcs has not{nearest(name, names)}",
+                )
+
+    def rewards(self) -> list[str | dict[str, Any]]:
+        """Each reward's name, or its name and options: {"name": ..., option: value}."""
+        options = self.reward_options or {}
+        return [{"name": name, **options[name]} if options.get(name) else name for name in self.reward_funcs]
+
+    def training(self) -> GRPOConfig:
+        """The fields that the trainer is given."""
+        return GRPOConfig(**_shared(self, GRPOConfig))
 
 
 class EmbeddedStage(Config):

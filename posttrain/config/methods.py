@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from posttrain.config.base import Config
-from posttrain.config.command import DPOCommand, EmbeddedStage, EvaluateStage, PairsCorrectStage, SFTCommand
+from posttrain.config.command import (
+    DPOCommand,
+    EmbeddedStage,
+    EvaluateStage,
+    GRPOCommand,
+    PairsCorrectStage,
+    SFTCommand,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,11 @@ METHODS: Mapping[str, MethodShape] = {
     ),
     "dpo": MethodShape(
         fields=DPOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset"), outputs=("model",)
+    ),
+    "grpo": MethodShape(
+        fields=GRPOCommand,
+        reads=("model", "train_dataset", "eval_dataset", "reward_funcs"),
+        outputs=("model", "samples"),
     ),
     "pairs_correct": MethodShape(fields=PairsCorrectStage, reads=("model", "prompts"), outputs=("data",)),
     "evaluate": MethodShape(fields=EvaluateStage, reads=("model",), outputs=("scores",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from posttrain.config.command import (
     DPOCommand,
     EmbeddedStage,
     EvaluateStage,
+    GRPOCommand,
     PairsCorrectStage,
     SFTCommand,
 )
@@ -66,6 +67,26 @@ def train_dpo(run: StageRun) -> StageOutcome:
         peft_config=_adapter(command.peft_settings()),
     )
     return _train(trainer, run)
+
+
+def train_grpo(run: StageRun) -> StageOutcome:
+    """The outcome of online reinforcement learning; its outputs are the model and the file of completions."""
+    from posttrain.rewards.names import make_reward
+    from posttrain.trainers.grpo import GRPOTrainer
+
+    command = cast(GRPOCommand, run.fields)
+    trainer = GRPOTrainer(
+        model=command.model,
+        reward_funcs=[make_reward(reward) for reward in command.rewards()],
+        args=_training(command.training(), run),
+        train_dataset=command.train_dataset,
+        eval_dataset=command.eval_dataset,
+        peft_config=_adapter(command.peft_settings()),
+    )
+    trained = _train(trainer, run)
+    if not command.save_samples:
+        return trained
+    return replace(trained, outputs={**trained.outputs, "samples": str(run.directory / "samples.jsonl")})
 
 
 def write_embedded(run: StageRun) -> StageOutcome:
@@ -123,6 +144,7 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "embedded": write_embedded,
     "sft": train_sft,
     "dpo": train_dpo,
+    "grpo": train_grpo,
     "pairs_correct": correct_pairs,
     "evaluate": measure,
 }

@@ -15,10 +15,10 @@ from posttrain.config.base import Config
 from posttrain.config.recipe import Recipe, Stage
 from posttrain.errors import ConfigError, DataError, nearest
 from posttrain.recipes.methods import StageOutcome, StageRun, run_method
-from posttrain.recipes.stage_key import changed, stage_key
+from posttrain.recipes.stage_key import changed, read_paths, stage_key
 
 RECORD = "stage.json"
-_DATA_FILE = re.compile(r"\.(jsonl?|parquet|csv|jinja2?)$")
+_DATA_FILE = re.compile(r"\.(jsonl?|parquet|csv|jinja2?|py)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def run_recipe(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             f"{recipe.source}: a recipe runs in one process, not under torchrun; train a single stage with "
-            "torchrun -m posttrain.cli sft (or dpo)"
+            "torchrun -m posttrain.cli sft (or dpo, grpo)"
         )
     home = Path(recipe.output_dir)
     wanted = recipe.stages if only is None else (recipe.stage(only),)
@@ -146,15 +146,13 @@ def _check_files(stages: tuple[Stage, ...], recipe: Recipe) -> None:
     """Raises DataError for an input file that does not exist, unless an earlier stage is to write it."""
     for stage in stages:
         for name in stage.shape.reads:
-            value = stage.values.get(name)
-            if not isinstance(value, str) or "${" in value:
-                continue
-            path = Path(value).expanduser()
-            named_as_path = bool(_DATA_FILE.search(value)) or value.startswith(("/", "./", "../", "~"))
-            if named_as_path and not path.exists():
-                around = os.listdir(path.parent) if path.parent.is_dir() else []
-                place = stage.places.get(name, recipe.source)
-                raise DataError(f"{place}: {name}={value!r} does not exist{nearest(path.name, around)}")
+            for value in read_paths(stage.values.get(name)):
+                path = Path(value).expanduser()
+                named_as_path = bool(_DATA_FILE.search(value)) or value.startswith(("/", "./", "../", "~"))
+                if "${" not in value and named_as_path and not path.exists():
+                    around = os.listdir(path.parent) if path.parent.is_dir() else []
+                    place = stage.places.get(name, recipe.source)
+                    raise DataError(f"{place}: {name}={value!r} does not exist{nearest(path.name, around)}")
 
 
 def _has_checkpoint(directory: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,17 @@ def path_identity(name: str) -> str:
     return digest.hexdigest()
 
 
+def read_paths(value: Any) -> list[str]:
+    """The paths that a field names: one or several, `file.py:function` as the file."""
+    names = value if isinstance(value, list) else [value]
+    return [re.sub(r"(?<=\.py):\w+$", "", name) for name in names if isinstance(name, str)]
+
+
 def stage_key(method: str, fields: Config, reads: tuple[str, ...]) -> dict[str, Any]:
     """What a finished stage is known by: its method, the hash of its fields, and its inputs' identities."""
     values = {k: v for k, v in fields.to_dict().items() if k not in _NOT_RESULT and k not in reads}
     written = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    inputs = {name: path_identity(str(value)) for name in reads if (value := getattr(fields, name)) is not None}
+    inputs = {name: _identity(value) for name in reads if (value := getattr(fields, name)) is not None}
     return {
         "method": method,
         "fields": hashlib.sha256(written.encode()).hexdigest(),
@@ -48,6 +55,12 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if old.get("method") != new["method"] or old.get("fields") != new["fields"]:
         said.insert(0, "its fields")
     return " and ".join(said)
+
+
+def _identity(value: Any) -> str:
+    """A hash of what a field names, with what lies under it."""
+    parts = [path_identity(path) for path in read_paths(value)]
+    return parts[0] if isinstance(value, str) else hashlib.sha256(f"{value}{parts}".encode()).hexdigest()
 
 
 def _file_identity(file: Path) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from posttrain.config import Config, DPOConfig, SFTConfig
+from posttrain.config import Config, DPOConfig, GRPOConfig, SFTConfig
 from posttrain.config.base import choices, members_of
 from posttrain.errors import ConfigError
 
-CONFIGS = [SFTConfig, DPOConfig]
+CONFIGS = [SFTConfig, DPOConfig, GRPOConfig]
 
 
 def wrong_values(config: type[Config], name: str) -> list[Any]:
@@ -220,7 +220,7 @@ def test_eval_steps_follow_logging_steps() -> None:
 def test_every_field_of_trl_is_accounted_for() -> None:
     """A field of TRL 1.16 is a field here, or stands in one of the tables: none is merely unknown."""
     trl = pytest.importorskip("trl", reason="trl is not installed; it comes with the test extra")
-    for ours, theirs in ((SFTConfig, trl.SFTConfig), (DPOConfig, trl.DPOConfig)):
+    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig)):
         known = {*ours.model_fields, *ours.renamed, *ours.fixed, *ours.no_effect, *ours.unsupported}
         assert sorted(set(theirs.__dataclass_fields__) - known) == []
 
@@ -231,7 +231,7 @@ def test_shared_defaults_equal_trl_s() -> None:
     meant = {
         "gradient_checkpointing", "assistant_only_loss", "output_dir", "optim", "report_to", "disable_tqdm", "run_name",
     }  # fmt: skip
-    for ours, theirs in ((SFTConfig, trl.SFTConfig), (DPOConfig, trl.DPOConfig)):
+    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig)):
         for name, info in ours.model_fields.items():
             there = theirs.__dataclass_fields__.get(name)
             if there is None or name in meant:
