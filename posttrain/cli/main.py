@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("posttrain.cli.run", "run", "run a recipe: stages that build on each other"),
     "sft": ("posttrain.cli.train", "sft", "supervised fine-tuning on conversations or completions"),
     "dpo": ("posttrain.cli.train", "dpo", "preference training on chosen and rejected answers"),
+    "grpo": ("posttrain.cli.train", "grpo", "online reinforcement learning with rewards of your own"),
     "doctor": ("posttrain.cli.doctor", "run", "versions, device and threads, and what is missing"),
 }
 

@@ -1,4 +1,4 @@
-"""`posttrain sft` and `posttrain dpo`: one training run, its flags made from its configuration."""
+"""`posttrain sft`, `dpo` and `grpo`: one training run, its flags made from its configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.cli.flags import help_text, parse, read
-from posttrain.config.command import CommandFields, DPOCommand, SFTCommand
+from posttrain.config.command import CommandFields, DPOCommand, GRPOCommand, SFTCommand
+
+_SHOWN = {"model": "MODEL", "train_dataset": "FILE", "reward_funcs": "REWARD"}  # what the usage line calls them
 
 _SFT = """\
 posttrain sft --model MODEL --train_dataset chat.jsonl --output_dir out \\
@@ -18,6 +20,11 @@ _DPO = """\
 posttrain dpo --model out/model --train_dataset pairs.jsonl --output_dir dpo \\
     --beta 0.1 --loss_type sigmoid sft --loss_weights 1 0.5
 posttrain dpo --config dpo.yaml beta=0.2"""
+
+_GRPO = """\
+posttrain grpo --model out/model --train_dataset problems.jsonl --output_dir grpo \\
+    --reward_funcs boxed --num_generations 8 --max_completion_length 256
+posttrain grpo --config grpo.yaml --control random-reward --output_dir grpo-control"""
 
 
 def sft(arguments: Sequence[str]) -> int:
@@ -38,9 +45,21 @@ def dpo(arguments: Sequence[str]) -> int:
     return _command("dpo", DPOCommand, arguments, about, _DPO)
 
 
+def grpo(arguments: Sequence[str]) -> int:
+    """The exit code of online reinforcement learning."""
+    about = (
+        "Online reinforcement learning (GRPO). Rows have a prompt, as text or messages, and the columns that the "
+        "rewards read, such as ground_truth. The trained model is written to OUTPUT_DIR/model, every completion to "
+        "OUTPUT_DIR/samples.jsonl."
+    )
+    return _command("grpo", GRPOCommand, arguments, about, _GRPO)
+
+
 def _command(method: str, fields: type[CommandFields], arguments: Sequence[str], about: str, example: str) -> int:
     if not arguments or parse(fields, arguments).help:
-        usage = f"posttrain {method} --model MODEL --train_dataset FILE [--config FILE.yaml] [flags]"
+        required = [name for name, info in fields.model_fields.items() if info.is_required()]
+        needed = " ".join(f"--{name} {_SHOWN[name]}" for name in sorted(required, key=list(_SHOWN).index))
+        usage = f"posttrain {method} {needed} [--config FILE.yaml] [flags]"
         print(help_text(fields, usage=usage, about=about, example=example))
         return 0
     command = read(fields, arguments)
@@ -53,4 +72,6 @@ def _command(method: str, fields: type[CommandFields], arguments: Sequence[str],
         return 0
     print(f"model:   {outcome.outputs['model']}")
     print(f"metrics: {directory / 'metrics.jsonl'}")
+    if "samples" in outcome.outputs:
+        print(f"samples: {outcome.outputs['samples']}")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli.flags import parse, read
-from posttrain.config.command import DPOCommand, SFTCommand
+from posttrain.config.command import DPOCommand, GRPOCommand, SFTCommand
 from posttrain.errors import ConfigError
 
 NEEDED = ["--model", "m", "--train_dataset", "d.jsonl"]
@@ -109,7 +109,7 @@ def test_what_is_missing_is_named() -> None:
 
 
 def test_every_field_can_be_given_as_a_flag() -> None:
-    for config in (SFTCommand, DPOCommand):
+    for config in (SFTCommand, DPOCommand, GRPOCommand):
         for name in config.model_fields:
             given = parse(config, [f"--{name}", "1"])
             assert [flag for flag, _, _ in given.flags] == [name]
