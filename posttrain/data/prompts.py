@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,17 @@ from posttrain.data.formats import Content, content
 from posttrain.data.loading import Rows, load_rows
 from posttrain.data.messages import read_tools, shown_messages
 from posttrain.data.rendering import Renderer
-from posttrain.data.report import SHOWN_CHARACTERS, Tally, places_of, spread
+from posttrain.data.report import SHOWN_CHARACTERS, spread
 from posttrain.errors import DataError
 
-QUESTIONS = ("question", "instruction", "query")  # columns that are read as a user's message
-TOO_LONG = "the prompt leaves no room for a completion"
+READ_AS = {  # the columns that may hold the prompt, the first of them that is there
+    "prompt": "the prompt",
+    "messages": "a conversation to answer",
+    "conversations": "a conversation to answer",
+    "question": "read as a user's message",
+    "instruction": "read as a user's message",
+    "query": "read as a user's message",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +41,7 @@ class PromptReport:
 
     source: str
     understood: str
-    rows_read: int
-    rows_kept: int
-    dropped: Mapping[str, tuple[int, Sequence[str]]]  # reason -> how many, and where the first of them stand
+    rows: int
     columns: tuple[str, ...]  # that rewards are given
     lengths: Mapping[str, int]  # of prompts, in tokens: "50%", ..., "longest"
     notes: tuple[str, ...]
@@ -50,11 +54,9 @@ class PromptReport:
             shown = f"{shown[:SHOWN_CHARACTERS]} ... {shown[-SHOWN_CHARACTERS:]}"
         lengths = ", ".join(f"{name} {length:,}" for name, length in self.lengths.items())
         lines = [
-            f"{self.source}: {self.rows_read:,} rows read, {self.rows_kept:,} kept: {self.understood}.",
+            f"{self.source}: {self.rows:,} rows, {self.understood}.",
             f"Prompt lengths in tokens: {lengths}.",
             f"Rewards are given the columns: {', '.join(self.columns) or 'none'}.",
-            *(f"{count:,} dropped, {reason}: {places_of(first, count, self.source)}"
-              for reason, (count, first) in self.dropped.items()),
             *self.notes,
             "One prompt as the model sees it:",
             shown,
@@ -77,19 +79,17 @@ def prompt_set(
     rows: Any,
     tokenizer: Any,
     *,
-    max_tokens: int | None,
     template_kwargs: Mapping[str, Any] | None = None,
     name: str = "train_dataset",
 ) -> PromptSet:
     """The prompts of a dataset: `prompt` as text or messages, `messages` that end with a question, or a question.
 
-    A text is taken as it is; messages are rendered with the chat template up to where the answer begins. Prompts of
-    more than `max_tokens` tokens are dropped and counted. Raises DataError for a row without a prompt, and if no row
-    is left.
+    A text is taken as it is; messages are rendered with the chat template up to where the answer begins. Raises
+    DataError for a row without a prompt.
     """
     rows = load_rows(rows, name=name)
     column = _prompt_column(rows)
-    renderer, tally, notes = Renderer(tokenizer), Tally(), set[str]()
+    renderer, notes = Renderer(tokenizer), set[str]()
     source = str(tokenizer.chat_template or "")
     texts: list[str] = []
     prompts: list[Content] = []
@@ -114,31 +114,16 @@ def prompt_set(
     for index, row in enumerate(rows):
         if not tokens[index]:
             raise DataError(f"{rows.where(index)}: the prompt is empty. Every row needs one; mend or remove this one.")
-        if max_tokens is not None and len(tokens[index]) > max_tokens:
-            tally.drop(f"{TOO_LONG} (more than {max_tokens:,} tokens)", rows.where(index))
-            continue
         kept.append(
             PromptRow(
                 row=index, place=rows.where(index), prompt=prompts[index], tokens=tokens[index],
                 columns={str(key): value for key, value in row.items() if key != column},
             )
         )  # fmt: skip
-    if not kept:
-        count, first = next(iter(tally.dropped.values()))
-        raise DataError(
-            f"{rows.source}: all {count:,} prompts are too long, the first in {first[0]}. Lower "
-            "max_completion_length, or shorten the prompts."
-        )
     report = PromptReport(
         source=rows.source,
-        understood=f"{column!r} is the prompt"
-        if column == "prompt"
-        else f"{column!r} is a conversation to answer"
-        if column in ("messages", "conversations")
-        else f"{column!r} is read as a user's message",
-        rows_read=len(rows),
-        rows_kept=len(kept),
-        dropped=tally.dropped,
+        understood=f"{column!r} is {READ_AS[column]}",
+        rows=len(rows),
         columns=tuple(kept[0].columns),
         lengths=spread([len(prompt.tokens) for prompt in kept]),
         notes=tuple(sorted(notes)),
@@ -149,9 +134,9 @@ def prompt_set(
 
 def _prompt_column(rows: Rows) -> str:
     columns = [str(column) for column in rows[0]]
-    for column in ("prompt", "messages", "conversations", *QUESTIONS):
-        if column in columns:
-            return column
+    found = next((column for column in READ_AS if column in columns), None)
+    if found is not None:
+        return found
     raise DataError(
         f"{rows.where(0)}: the columns {', '.join(columns) or '(none)'} hold no prompt. Online training reads 'prompt' "
         "(text or messages), 'messages', or 'question'; every other column is handed to the rewards."
@@ -162,7 +147,7 @@ def _read(row: Mapping[str, Any], column: str) -> Content:
     value = row.get(column)
     if value is None:
         raise DataError(f"{column!r} is missing (columns: {', '.join(map(str, row))}).")
-    if isinstance(value, str) and column in QUESTIONS:
+    if isinstance(value, str) and READ_AS[column] == "read as a user's message":
         return [{"role": "user", "content": value}]
     messages = content(row, column)
     if isinstance(messages, str):
