@@ -19,8 +19,10 @@ import posttrain
 from posttrain.algorithms.dpo import PREFERENCE_LOSSES
 from posttrain.cli.flags import read
 from posttrain.cli.main import COMMANDS
-from posttrain.config.command import DPOCommand, SFTCommand
+from posttrain.config.base import choices
+from posttrain.config.command import DPOCommand, GRPOCommand, SFTCommand
 from posttrain.config.dpo import DPOConfig
+from posttrain.config.grpo import GRPOConfig
 from posttrain.config.recipe import load_recipe, parse_recipe
 from posttrain.config.sft import SFTConfig
 from posttrain.data.trees import preference_trees, sft_trees
@@ -118,7 +120,7 @@ def test_code_marked_to_run_runs(
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_names_and_fields_in_code_exist(block: Block) -> None:
-    configs = {"SFTConfig": SFTConfig, "DPOConfig": DPOConfig}
+    configs = {"SFTConfig": SFTConfig, "DPOConfig": DPOConfig, "GRPOConfig": GRPOConfig}
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("posttrain"):
             module = importlib.import_module(str(node.module))
@@ -175,7 +177,7 @@ def resolves(name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("page", "config"), [("sft.md", SFTConfig), ("dpo.md", DPOConfig)])
+@pytest.mark.parametrize(("page", "config"), [("sft.md", SFTConfig), ("dpo.md", DPOConfig), ("grpo.md", GRPOConfig)])
 def test_tables_of_fields_name_fields_with_their_defaults(page: str, config: Callable[..., Any]) -> None:
     options = (ROOT / "docs" / page).read_text().split("## Options")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \| (.+?) \|", options, re.MULTILINE)
@@ -197,6 +199,16 @@ def test_losses_in_the_table_are_those_there_are() -> None:
     table = (ROOT / "docs" / "dpo.md").read_text().split("## What is trained")[0]
     named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert sorted(named) == sorted(["loss_type", "sft", *PREFERENCE_LOSSES])
+
+
+@pytest.mark.parametrize(
+    ("title", "field"), [("## The loss", "loss_type"), ("### KL", "kl_estimator"), ("## Guards", "stop_on_alarm")]
+)
+def test_values_in_the_tables_of_grpo_are_those_there_are(title: str, field: str) -> None:
+    section = (ROOT / "docs" / "grpo.md").read_text().split(f"\n{title}\n")[1].split("\n#")[0]
+    table = next(part for part in reversed(section.split("\n\n")) if part.startswith("|"))
+    named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted({*named} - {field}) == sorted(choices(GRPOConfig.model_fields[field].annotation))
 
 
 def test_metrics_in_the_tables_are_logged(model_directory: str, tmp_path: Path) -> None:
@@ -252,10 +264,10 @@ def check_command(words: list[str]) -> None:
     assert name in COMMANDS
     if rest == ["--help"] or name == "doctor":
         return
-    if name in ("sft", "dpo"):
+    if name in ("sft", "dpo", "grpo"):
         if "--config" in rest:  # the file is the reader's
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
-        read({"sft": SFTCommand, "dpo": DPOCommand}[name], rest)
+        read({"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand}[name], rest)
     elif name == "run":
         recipe, *overrides = [word for word in rest if word not in ("--only", "dpo")]
         load_recipe(built_in_recipes().get(recipe, built_in_recipes()["identity"]), overrides)
