@@ -120,8 +120,8 @@ class GRPOConfig(TrainingConfig):
 
     track_kl: bool = option(
         True,
-        "Measure the KL to the starting model when metrics are shown, beta or not; without LoRA this keeps a second "
-        "copy of the weights.",
+        "Measure the KL to the starting model on some completions of each rollout, beta or not; without LoRA this "
+        "keeps a second copy of the weights.",
         group=_GUARDS,
     )
     max_kl: float | None = option(
@@ -197,6 +197,12 @@ class GRPOConfig(TrainingConfig):
                 "train_sampling_strategy",
                 "train_sampling_strategy='group_by_length' needs lengths, and those of completions are not known "
                 "before they are sampled; use random",
+            )
+        if self.dataloader_drop_last:
+            yield (
+                "dataloader_drop_last",
+                "dataloader_drop_last=True leaves out nothing here: an epoch's last rollout is filled up with prompts "
+                "of the next; leave it out",
             )
         if self.num_generations == 1:
             yield (

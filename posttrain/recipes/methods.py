@@ -71,13 +71,12 @@ def train_dpo(run: StageRun) -> StageOutcome:
 
 def train_grpo(run: StageRun) -> StageOutcome:
     """The outcome of online reinforcement learning; its outputs are the model and the file of completions."""
-    from posttrain.rewards.names import make_reward
     from posttrain.trainers.grpo import GRPOTrainer
 
     command = cast(GRPOCommand, run.fields)
     trainer = GRPOTrainer(
         model=command.model,
-        reward_funcs=[make_reward(reward) for reward in command.rewards()],
+        reward_funcs=command.rewards(),
         args=_training(command.training(), run),
         train_dataset=command.train_dataset,
         eval_dataset=command.eval_dataset,
@@ -95,7 +94,13 @@ def write_embedded(run: StageRun) -> StageOutcome:
 
     fields = cast(EmbeddedStage, run.fields)
     return StageOutcome(
-        outputs=write_world(run.directory, model=fields.model, seed=fields.seed, chat_rows=fields.chat_rows)
+        outputs=write_world(
+            run.directory,
+            model=fields.model,
+            seed=fields.seed,
+            chat_rows=fields.chat_rows,
+            problem_rows=fields.problem_rows,
+        )
     )
 
 
