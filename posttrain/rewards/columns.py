@@ -33,7 +33,7 @@ def answer_column(columns: Mapping[str, Sequence[Any]], name: str | None = None)
     for candidate in (name,) if name else ANSWER_COLUMNS:
         if candidate in columns:
             return columns[candidate]
-    there = ", ".join(sorted(columns)) or "none"
+    there = ", ".join(sorted(set(columns) - {"prompts", "completion_ids"})) or "none"
     if name:
         raise RewardError(f"the rows have no column {name!r} with the right answer{nearest(name, columns)} ({there})")
     raise RewardError(

@@ -1,0 +1,88 @@
+"""Rewards by name: the built-in ones, and functions in files and modules."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from posttrain.errors import PosttrainError, RewardError, nearest
+from posttrain.rewards.files import load_function
+
+# name -> (module, factory, one line of help)
+REWARDS: dict[str, tuple[str, str, str]] = {
+    "boxed_answer": ("posttrain.rewards.answers", "boxed_answer", "the right answer in the last \\boxed{...}"),
+    "marked_answer": ("posttrain.rewards.answers", "marked_answer", "the right answer after a marker, #### by default"),
+    "final_answer": (
+        "posttrain.rewards.answers",
+        "final_answer",
+        'the right answer in a box, after #### or "the answer is"',
+    ),
+    "math_answer": ("posttrain.rewards.mathematics", "math_answer", "the same, equal as mathematics"),
+    "judge": ("posttrain.rewards.judge", "endpoint_judge", "a score by a model behind an OpenAI-compatible server"),
+}
+
+
+def make_reward(spec: Any) -> Callable[..., Any]:
+    """The reward that the spec stands for.
+
+    A name of `REWARDS`; `path/to/file.py:function` or `package.module:function`; a mapping of `name` (any of these) and
+    options; or a function, which is given back. Options of a built-in reward are its factory's; those of a function are
+    passed to it at every call.
+
+    Raises RewardError for an unknown name or option, with the nearest.
+    """
+    if isinstance(spec, Mapping):
+        options = {str(key): value for key, value in spec.items()}
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise RewardError(f"reward {dict(spec)!r:.100} has no name; write {{'name': 'length', ...}}")
+        return _named(name, options)
+    if isinstance(spec, str):
+        return _named(spec, {})
+    if callable(spec):
+        function: Callable[..., Any] = spec
+        return function
+    raise RewardError(
+        f"{type(spec).__name__} {spec!r:.60} is no reward; give a function, a name, file.py:function, or a mapping of "
+        "name and options"
+    )
+
+
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """What the factory of a built-in reward takes."""
+    return dict(inspect.signature(_factory(name)).parameters)
+
+
+def _named(name: str, options: dict[str, Any]) -> Callable[..., Any]:
+    if name not in REWARDS:
+        if ":" not in name and not name.endswith(".py"):
+            raise RewardError(
+                f"no reward {name!r}{nearest(name, REWARDS)} (rewards: {', '.join(REWARDS)}; a function of your own is "
+                "named path/to/file.py:function)"
+            )
+        function = load_function(name)
+        return functools.partial(function, **options) if options else function
+    known = options_of(name)
+    for option in options:
+        if option not in known:
+            there = f"; {name} has {', '.join(known)}" if known else f"; {name} has no options"
+            raise RewardError(f"reward {name!r} has no option {option!r}{nearest(option, known) or there}")
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise RewardError(f"reward {name!r} needs the option {option!r} (options: {', '.join(known)})")
+    try:
+        reward: Callable[..., Any] = _factory(name)(**options)
+    except PosttrainError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"reward {name!r} cannot be made with {options!r:.200}: {error}") from error
+    return reward
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    module, factory, _ = REWARDS[name]
+    made: Callable[..., Any] = getattr(importlib.import_module(module), factory)
+    return made
