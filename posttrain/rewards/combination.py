@@ -109,8 +109,9 @@ class RewardSet:
     ) -> Scored:
         """The rewards of N completions. Ordinary functions are called in turn, then coroutine functions together.
 
-        `columns` have a value for each completion; `completion_ids` are None where only texts are known; `extras` go to the functions as they are (`trainer_state`).
-        `places` says where each completion comes from ("row 17 of train.jsonl, completion 2").
+        `columns` have a value for each completion; `extras` go to the functions as they are (`trainer_state`).
+        `places` says where each completion comes from ("row 17 of train.jsonl, completion 2"). `completion_ids` is None
+        where only texts are known.
 
         Raises RewardError that names the reward and the place where a function raises or returns what is no reward.
         """
