@@ -29,6 +29,7 @@ from posttrain.data.trees import preference_trees, sft_trees
 from posttrain.models.loading import prepare_tokenizer
 from posttrain.recipes import built_in_recipes
 from posttrain.recipes.scoring import TASKS
+from posttrain.rewards.names import REWARDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "README_zh.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -267,7 +268,8 @@ def check_command(words: list[str]) -> None:
     if name in ("sft", "dpo", "grpo"):
         if "--config" in rest:  # the file is the reader's
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
-        read({"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand}[name], rest)
+        command = read({"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand}[name], rest)
+        assert all(reward in REWARDS or ":" in reward for reward in getattr(command, "reward_funcs", ()))
     elif name == "run":
         recipe, *overrides = [word for word in rest if word not in ("--only", "dpo")]
         load_recipe(built_in_recipes().get(recipe, built_in_recipes()["identity"]), overrides)

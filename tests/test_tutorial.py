@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import posttrain
+from posttrain import chat as posttrain_chat
 
 SCRIPT = Path(__file__).with_name("tutorial_code.py")
 QUESTIONS = ["Who are you?", "Tell me who you are.", "What are you?", "Are you a language model?"]
@@ -84,6 +86,45 @@ def test_the_tutorials_script_runs(
     assert "Qwen" in done["answer"]
     assert done["answer"] == done["answer"].strip()
     assert "Who are you?" not in done["answer"]
+
+
+def gsm8k_rows() -> list[dict[str, str]]:
+    """Rows of the public file where it is at hand, else two of their kind."""
+    folder = os.environ.get("POSTTRAIN_DATA")
+    if folder:
+        return [json.loads(line) for line in (Path(folder) / "gsm8k" / "train.jsonl").open()][:6]
+    rows = [
+        {"question": "A hen lays 3 eggs a day. How many in 4 days?", "answer": "3 * 4 = <<3*4=12>>12 eggs.\n#### 12"},
+        {"question": "Ann has 9 pears and eats 2. How many are left?", "answer": "9 - 2 = <<9-2=7>>7.\n#### 7"},
+    ]
+    return rows * 3
+
+
+def test_the_tutorials_grpo_lesson_runs(
+    tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No processing_class, an old name for the device, a reward that reads messages and a column of its own."""
+    tiny_tokenizer.chat_template = posttrain_chat.CHATML
+    directory = tmp_path / "model"
+    # with 512 tokens an answer by default, prompts of this size need a longer context than the other tests' models have
+    tiny_model("qwen2", max_position_embeddings=2048).save_pretrained(directory)
+    tiny_tokenizer.save_pretrained(directory)
+    data = tmp_path / "gsm8k.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in gsm8k_rows()))
+    monkeypatch.chdir(tmp_path)
+    script = Path(__file__).with_name("tutorial_grpo.py").read_text()
+    script = script.replace("your-model-name", str(directory)).replace("your-gsm8k.jsonl", str(data))
+    done: dict[str, Any] = {"__name__": "tutorial"}
+    with pytest.warns(FutureWarning, match="use_cpu"):
+        exec(compile(script, "tutorial_grpo.py", "exec"), done)
+    trainer = done["grpo_trainer"]
+    assert trainer.state.global_step == 3  # 6 prompts, 4 answers to each, 1 x 8 a step
+    logged = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert [entry["step"] for entry in logged] == [2, 3]
+    assert logged[0]["rewards/reward_func/mean"] == 0.0  # a random model boxes nothing
+    samples = [json.loads(line) for line in (tmp_path / "trainer_output" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 24
+    assert samples[0]["prompt"][0]["role"] == "system"
 
 
 def test_the_tutorials_own_generate_works_on_a_trained_model(model_named_qwen: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ posttrain dpo --config dpo.yaml beta=0.2"""
 
 _GRPO = """\
 posttrain grpo --model out/model --train_dataset problems.jsonl --output_dir grpo \\
-    --reward_funcs boxed --num_generations 8 --max_completion_length 256
+    --reward_funcs boxed_answer --num_generations 8 --max_completion_length 256
 posttrain grpo --config grpo.yaml --control random-reward --output_dir grpo-control"""
 
 

@@ -14,7 +14,7 @@ from posttrain.config.training import TrainingConfig
 from posttrain.errors import nearest
 
 _WHAT, _LORA = "Model and data", "LoRA"
-_REWARD_HINT = "write a built-in name such as boxed, or file.py:function"
+_REWARD_HINT = "write a built-in name such as boxed_answer, or file.py:function"
 _QUANTISED = "quantised weights are not trained here; use_peft=true alone saves most of the memory"
 _LORA_ONLY = "it belongs to another kind of adapter; LoRA is what is offered"
 
@@ -135,7 +135,7 @@ class GRPOCommand(CommandFields, GRPOConfig):
         ..., "Rewards: built-in names, or functions as file.py:function or package.module:function.", group=_WHAT
     )
     reward_options: dict[str, dict[str, Any]] | None = option(
-        None, "Options of built-in rewards by name, such as {length: {target: 50}}.", group=_WHAT
+        None, "Options of rewards by name, such as {length: {target: 50}}.", group=_WHAT
     )
 
     @field_validator("reward_funcs", mode="before")
@@ -178,6 +178,7 @@ class EmbeddedStage(Config):
 
     model: str | None = option(None, "A model to use instead of the embedded one.", group=_WHAT)
     chat_rows: int = option(3000, "Conversations to write for SFT.", group=_WHAT, ge=1)
+    problem_rows: int = option(1000, "Word problems to write for reinforcement learning.", group=_WHAT, ge=1)
     seed: int = option(0, "Seed that draws them.", group=_WHAT, ge=0)
 
 

@@ -9,19 +9,26 @@ from typing import Any
 
 
 def write_world(
-    directory: str | Path, *, model: str | None = None, seed: int = 0, chat_rows: int = 3000
+    directory: str | Path, *, model: str | None = None, seed: int = 0, chat_rows: int = 3000, problem_rows: int = 1000
 ) -> dict[str, str]:
     """The stage's outputs: `model` (the embedded one, or the path or name given) and `data`, a directory.
 
-    The directory gets `chat.jsonl` (conversations for SFT, drawn with the seed) and `identity_prompts.jsonl`
-    (questions for preference pairs; none of them is a test question).
+    The directory gets `chat.jsonl` (conversations for SFT, drawn with the seed), `identity_prompts.jsonl` (questions
+    for preference pairs) and `word_problems.jsonl` (problems with their answers, for reinforcement learning); none of
+    these is a test question.
     """
     from posttrain import embedded
 
     directory = Path(directory)
     _write_rows(directory / "chat.jsonl", embedded.chat_rows(seed=seed, n=chat_rows))
     _write_rows(directory / "identity_prompts.jsonl", embedded.identity_prompts("train"))
+    problems = embedded.word_problems("train", problem_rows, seed=seed)
+    _write_rows(directory / "word_problems.jsonl", (row | {"prompt": _asked(row["prompt"])} for row in problems))
     return {"model": embedded.model_path() if model is None else model, "data": str(directory)}
+
+
+def _asked(question: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}]
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

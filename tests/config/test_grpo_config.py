@@ -20,7 +20,7 @@ from posttrain.recipes.pipeline import run_recipe
 from posttrain.recipes.stage_key import stage_key
 from posttrain.sources.guards import ALARMS
 
-COMMAND = {"model": "m", "train_dataset": "d.jsonl", "reward_funcs": ["boxed"]}
+COMMAND = {"model": "m", "train_dataset": "d.jsonl", "reward_funcs": ["boxed_answer"]}
 
 
 def refusal(config: type[GRPOConfig] = GRPOConfig, **values: Any) -> str:
@@ -141,7 +141,7 @@ def test_every_fixed_name_has_a_reason() -> None:
         ({"generation_kwargs": {"stop": [""]}}, ("generation_kwargs['stop']", "a list of texts")),
         ({"generation_kwargs": {"stop_strings": 3}}, ("generation_kwargs['stop_strings']=3", "a list of texts")),
         ({"chat_template_kwargs": {"tokenize": True}}, ("chat_template_kwargs['tokenize']", "leave it out")),
-        ({"reward_funcs": ["boxed"]}, ("reward_funcs", "belongs to the trainer")),
+        ({"reward_funcs": ["boxed_answer"]}, ("reward_funcs", "belongs to the trainer")),
         ({"max_length": 512}, ("max_length", "max_completion_length")),
         ({"disable_dropout": False}, ("disable_dropout=False", "only True")),
         ({"num_generation": 4}, ("unknown field 'num_generation'", "did you mean 'num_generations'")),
@@ -293,24 +293,25 @@ def test_every_remedy_named_is_one() -> None:
 def test_a_command_hands_its_training_fields_on() -> None:
     command = GRPOCommand(**COMMAND, num_generations=4, max_kl=0.2)
     assert command.training() == GRPOConfig(num_generations=4, max_kl=0.2)
-    assert GRPOCommand(**{**COMMAND, "reward_funcs": "boxed"}).reward_funcs == ["boxed"]
+    assert GRPOCommand(**{**COMMAND, "reward_funcs": "boxed_answer"}).reward_funcs == ["boxed_answer"]
 
 
 def test_rewards_carry_their_options() -> None:
-    command = GRPOCommand(**{**COMMAND, "reward_funcs": ["boxed", "length"]}, reward_options={"length": {"target": 50}})
-    assert command.rewards() == ["boxed", {"name": "length", "target": 50}]
+    both = {"reward_funcs": ["boxed_answer", "length"], "reward_options": {"length": {"target": 50}}}
+    command = GRPOCommand(**{**COMMAND, **both})
+    assert command.rewards() == ["boxed_answer", {"name": "length", "target": 50}]
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"reward_funcs": []}, ("names no reward", "boxed")),
+        ({"reward_funcs": []}, ("names no reward", "boxed_answer")),
         ({"reward_funcs": [" "]}, ("names no reward",)),
         ({"reward_funcs": None}, ("reward_funcs is missing",)),
-        ({"reward_funcs": ["boxed", "boxed"]}, ("'boxed' twice", "reward_weights")),
-        ({"reward_weights": [1, 2]}, ("2 values for 1 rewards (boxed)", "one weight for each")),
-        ({"reward_options": {"boxd": {}}}, ("'boxd'", "did you mean 'boxed'")),
-        ({"reward_options": {"boxed": 3}}, ("reward_options=",)),
+        ({"reward_funcs": ["boxed_answer", "boxed_answer"]}, ("'boxed_answer' twice", "reward_weights")),
+        ({"reward_weights": [1, 2]}, ("2 values for 1 rewards (boxed_answer)", "one weight for each")),
+        ({"reward_options": {"boxed_answr": {}}}, ("'boxed_answr'", "did you mean 'boxed_answer'")),
+        ({"reward_options": {"boxed_answer": 3}}, ("reward_options=",)),
         ({"eval_strategy": "steps"}, ("needs an eval_dataset",)),
         ({"reward_model_name_or_path": "m"}, ("file.py:function",)),
     ],
@@ -332,8 +333,8 @@ stages:
     method: grpo
     model: ${{sft.model}}
     train_dataset: problems.jsonl
-    reward_funcs: [boxed, {home}/mine.py:short]
-    reward_options: {{boxed: {{column: answer}}}}
+    reward_funcs: [boxed_answer, {home}/mine.py:short]
+    reward_options: {{boxed_answer: {{column: answer}}}}
     num_generations: 4
   - name: again
     method: sft
@@ -349,7 +350,9 @@ def test_a_recipe_can_have_a_grpo_stage(tmp_path: Path) -> None:
     assert (fields.model, fields.control) == ("runs/m", "random-reward")
     assert made.stage("again").references() == [("grpo", "model"), ("grpo", "samples")]
     with pytest.raises(ConfigError, match=r"line 7, stage 'grpo': reward_funcs is missing"):
-        parse_recipe(RECIPE.format(home=tmp_path).replace("reward_funcs: [boxed", "logging_steps: 3 #"), "r.yaml")
+        parse_recipe(
+            RECIPE.format(home=tmp_path).replace("reward_funcs: [boxed_answer", "logging_steps: 3 #"), "r.yaml"
+        )
 
 
 def test_a_file_of_rewards_that_is_not_there_is_found_before_the_first_stage(tmp_path: Path) -> None:
@@ -368,11 +371,11 @@ def test_a_file_of_rewards_that_is_not_there_is_found_before_the_first_stage(tmp
 def test_a_stage_runs_anew_when_a_reward_s_file_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def short(completions, **_): ...")
-    command = GRPOCommand(**{**COMMAND, "reward_funcs": ["boxed", f"{file}:short"]})
+    command = GRPOCommand(**{**COMMAND, "reward_funcs": ["boxed_answer", f"{file}:short"]})
     reads = ("model", "reward_funcs")
     before = stage_key("grpo", command, reads)
     assert stage_key("grpo", command, reads) == before
     file.write_text("def short(completions, **_): return [0.0] * len(completions)")
     assert stage_key("grpo", command, reads)["inputs"]["reward_funcs"] != before["inputs"]["reward_funcs"]
-    other = GRPOCommand(**{**COMMAND, "reward_funcs": ["boxed", f"{file}:long"]})
+    other = GRPOCommand(**{**COMMAND, "reward_funcs": ["boxed_answer", f"{file}:long"]})
     assert stage_key("grpo", other, reads)["inputs"] != stage_key("grpo", command, reads)["inputs"]
