@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -33,10 +34,22 @@ class EventLoop:
             raise
 
     def close(self) -> None:
-        """Ends the loop; `run` starts a new one."""
-        if self._loop is not None and self._thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=5)
-            if not self._thread.is_alive():
-                self._loop.close()
+        """Ends the loop and what still waits in it; `run` starts a new one."""
+        loop, thread = self._loop, self._thread
         self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        with contextlib.suppress(TimeoutError):  # one that does not let itself be cancelled ends with the program
+            asyncio.run_coroutine_threadsafe(_finish(), loop).result(timeout=5)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+
+async def _finish() -> None:
+    """Cancels what still waits, and lets it clean up after itself."""
+    waiting = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import math
 import re
 import signal
@@ -366,7 +367,7 @@ def test_a_rewards_own_check_is_asked() -> None:
         RewardSet(Judge()).check([])
 
 
-def test_ctrl_c_leaves_a_coroutine_function() -> None:
+def test_ctrl_c_leaves_a_coroutine_function_cleanly(caplog: pytest.LogCaptureFixture) -> None:
     started, ended = threading.Event(), threading.Event()
 
     async def waits(completions: Any) -> list[float]:
@@ -389,3 +390,5 @@ def test_ctrl_c_leaves_a_coroutine_function() -> None:
         rewards.score(prompts=["p"], completions=["c"], completion_ids=[[1]], columns={})
     assert ended.wait(5)
     rewards.close()
+    gc.collect()
+    assert caplog.records == []  # of tasks that were pending when their loop went
