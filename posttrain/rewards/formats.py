@@ -82,7 +82,7 @@ def json_valid(schema: Mapping[str, Any] | None = None, *, fence: bool = False) 
     """A reward: 1.0 where the completion is one JSON value that fits the JSON schema, if one is given, else 0.0.
 
     `fence` allows a fence of three backticks around it. NaN and Infinity are not JSON. References of the schema to
-    other addresses are not followed. Raises RewardError for a schema that is none, or where jsonschema is not installed.
+    other addresses are not followed. Raises RewardError for a schema that is none and where jsonschema is missing.
     """
     fits = _schema_check(schema) if schema is not None else None
 
