@@ -83,7 +83,7 @@ def train_grpo(run: StageRun) -> StageOutcome:
         peft_config=_adapter(command.peft_settings()),
     )
     trained = _train(trainer, run)
-    if not command.save_samples:
+    if not command.save_samples:  # what a later stage reads of it is then refused by name
         return trained
     return replace(trained, outputs={**trained.outputs, "samples": str(run.directory / "samples.jsonl")})
 

@@ -70,11 +70,7 @@ class OfflineSource:
 
     def _epoch_order(self, epoch: int) -> list[int]:
         count = len(self._trees)
-        if self._strategy == "sequential":
-            return list(range(count))
-        # a seed's second epoch must not be the next seed's first: seeds are compared with each other
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=generator).tolist()
+        order = epoch_order(count, self._strategy, self._seed, epoch)
         if self._strategy == "group_by_length":
             # the longest first within runs of fifty steps: rows of like length meet, and memory is tried early
             run = 50 * self._rows
@@ -102,6 +98,15 @@ class OfflineSource:
             )
         self._step = state["step"]
         self._order = self._epoch_order(self._step // self.steps_per_epoch)
+
+
+def epoch_order(rows: int, strategy: str, seed: int, epoch: int) -> list[int]:
+    """The order of the rows in an epoch: as they are, or shuffled by the seed and the epoch."""
+    if strategy == "sequential":
+        return list(range(rows))
+    # a seed's second epoch must not be the next seed's first: seeds are compared with each other
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(rows, generator=generator).tolist()
 
 
 def steps_per_epoch(rows: int, rows_per_step: int, drop_last: bool) -> int:

@@ -127,11 +127,12 @@ def assemble(
     peft_config: Any = None,
     callbacks: Sequence[Any] | None = None,
     dropout: bool = True,
+    room: int = 0,
 ) -> Assembled:
     """The learner for this model, and the configuration with dtype, precision, budget and threads decided.
 
     Says what the data is, and checks everything that can be checked, before the model is loaded. `count(config, rows,
-    processes)` gives the steps of a run.
+    processes)` gives the steps of a run; `room` is the number of tokens that are written after a row.
     """
     runtime = set_up_machine(config)
     check_before_loading(
@@ -149,7 +150,7 @@ def assemble(
         raise ConfigError(
             "every parameter of the model is frozen: unfreeze some with requires_grad_, or pass a peft_config"
         )
-    notes += check_positions(model, train, evaluation)
+    notes += check_positions(model, train, evaluation, room=room)
     learner = Learner(model)
     if not dropout:
         learner.switch_off_dropout()

@@ -78,6 +78,13 @@ def check_positions(model: Any, *datasets: Data | None, room: int = 0) -> list[s
     learned = any(limit <= part.num_embeddings <= limit + 2 for part in embeddings if part is not words)
     if longest <= limit:
         return []
+    if room:
+        raise ConfigError(
+            f"the longest prompt has {longest - room} tokens, and with max_completion_length={room} that is more than "
+            f"the {limit} positions of the model: "
+            + (f"set max_completion_length={limit - longest + room}, " if longest - room < limit else "")
+            + "or leave out the longest prompts"
+        )
     if learned:
         raise ConfigError(f"the longest row has {longest} tokens, the model {limit} positions: set max_length={limit}")
     return [f"rows of up to {longest} tokens are longer than the {limit} that the model was made for"]

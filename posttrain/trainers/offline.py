@@ -51,6 +51,7 @@ def offline_plan(
     return Plan(
         source=source if train is not None else None,
         max_steps=count_steps(config, len(train.trees), runtime.world_size) if train is not None else 0,
+        report=train.report if train is not None else None,
         loss=loss,
         evaluate=evaluate if evaluation is not None else None,
     )

@@ -24,7 +24,7 @@ from posttrain.models.lora import load_adapter, save_adapter
 from posttrain.models.quiet import no_progress_bars
 from posttrain.models.saving import save_model
 from posttrain.trainers.assembly import Assembled
-from posttrain.trainers.checks import rows_per_step
+from posttrain.trainers.checks import Report, rows_per_step
 from posttrain.types import Source
 
 
@@ -34,6 +34,7 @@ class Plan:
 
     source: Callable[[], Source] | None  # makes one for each call of train(); None: there is nothing to train on
     max_steps: int
+    report: Report | None  # what became of the training rows
     loss: LossFunction
     needs: tuple[str, ...] = ()  # of the model in every step, beside the log-probabilities
     evaluate: Callable[[], dict[str, float]] | None = None
@@ -58,6 +59,7 @@ class Trainer:
         self.state = TrainerState()
         self._learner, self._runtime, self._measured = assembled.learner, assembled.runtime, assembled.measured
         self._budget, self._plan = assembled.budget, plan
+        self.data_report = plan.report
         self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         self._optimizers = optimizers
         self._loop: Loop | None = None

@@ -26,7 +26,8 @@ def test_a_text_is_taken_as_it_is_and_messages_are_rendered_up_to_the_answer(tok
     )
     assert chats.prompts[0].prompt == CHAT
     assert chats.prompts[0].columns == {"ground_truth": "5"}
-    assert "ground_truth" in chats.report.text() and rendered in chats.report.text()
+    assert "ground_truth" in chats.report.text()
+    assert rendered in chats.report.text()
 
 
 def test_a_template_without_generation_prompt_is_completed(tokenizer):

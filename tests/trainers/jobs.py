@@ -1,4 +1,4 @@
-"""Small trainings that the tests run, here or in processes of their own: sft, dpo, sft-lora and dpo-lora."""
+"""Small trainings that the tests run, here or in processes of their own: sft, dpo and grpo, each also with -lora."""
 
 import hashlib
 import sys
@@ -10,9 +10,20 @@ import torch
 from padded_rows import CONVERSATIONS, PAIRS
 from tiny import build_model, build_tokenizer
 
-from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from posttrain import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 ADAPTER = {"r": 4, "lora_alpha": 8}
+PROMPTS = [{"prompt": text} for text in ("Two and", "I am", "Tell me", "What is", "Seven apples", "A red fox")]
+# two steps from a rollout of four groups, twice: a checkpoint falls inside a rollout
+ROLLOUTS = {
+    "per_device_train_batch_size": 4, "steps_per_generation": 4, "num_generations": 4, "num_iterations": 2,
+    "max_completion_length": 6, "beta": 0.05, "max_steps": 16,
+}  # fmt: skip
+
+
+def sum_of_ids(completion_ids, **columns):
+    """A reward that differs within almost every group."""
+    return [float(sum(ids) % 5) for ids in completion_ids]
 
 
 def trainer(method, output_dir, *, dropout=0.1, rows=CONVERSATIONS, ref_model=None, **options):
@@ -30,6 +41,9 @@ def trainer(method, output_dir, *, dropout=0.1, rows=CONVERSATIONS, ref_model=No
         "processing_class": build_tokenizer(),
         "peft_config": {**ADAPTER, "lora_dropout": dropout} if lora else None,
     }
+    if name == "grpo":
+        args = GRPOConfig(**{**settings, **ROLLOUTS, **options})
+        return GRPOTrainer(args=args, reward_funcs=sum_of_ids, train_dataset=PROMPTS, **shared)
     if name == "sft":
         return SFTTrainer(args=SFTConfig(**settings), train_dataset=rows, **shared)
     return DPOTrainer(args=DPOConfig(**settings, beta=0.3), train_dataset=PAIRS, ref_model=ref_model, **shared)
@@ -46,7 +60,7 @@ def main(method, output_dir, resume=False, **options):
     job = trainer(method, output_dir, **options)
     job.train(resume_from_checkpoint=True if resume else None)
     logs = [log for log in job.state.log_history if "loss" in log]
-    volatile = ("tokens_per_second",)
+    volatile = ("tokens_per_second", "sampling/tokens_per_second")
     return {
         "losses": [log["loss"] for log in logs],
         "norms": [log["grad_norm"] for log in logs],

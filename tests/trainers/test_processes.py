@@ -10,7 +10,7 @@ import jobs
 import pytest
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo-lora"])
+@pytest.mark.parametrize("method", ["sft", "dpo-lora", "grpo"])
 def test_two_processes_equal_one(tmp_path, method):
     """Thirteen rows, four a step: the last step of an epoch gives one process nothing to do."""
     script = Path(__file__).parent / "two_processes.py"

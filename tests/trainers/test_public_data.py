@@ -45,7 +45,7 @@ def test_a_public_file_trains_and_resumes_with_every_row_accounted_for(tmp_path,
     file = Path(folder) / name
     whole = build(method, file, tmp_path / "whole", max_steps=4)
     whole.train()
-    report = whole._train.report
+    report = whole.data_report
     assert report.rows_read == report.rows_kept + sum(rows.count for rows in report.dropped.values())
     assert report.rows_read > 80
 

@@ -16,7 +16,7 @@ import torch
 from posttrain.engine.checkpoint import checkpoints, load_state, save_checkpoint
 from posttrain.errors import CheckpointError
 
-METHODS = ["sft", "dpo", "sft-lora", "dpo-lora"]
+METHODS = ["sft", "dpo", "grpo", "sft-lora", "dpo-lora", "grpo-lora"]
 
 
 def run_job(method, output_dir, resume, answer):
@@ -29,7 +29,9 @@ def run_job(method, output_dir, resume, answer):
 def context():
     """Children of a server that has imported everything once start in milliseconds."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["jobs", "posttrain.trainers.sft", "posttrain.trainers.dpo"])
+    server.set_forkserver_preload(
+        ["jobs", "posttrain.trainers.sft", "posttrain.trainers.dpo", "posttrain.trainers.grpo"]
+    )
     return server
 
 

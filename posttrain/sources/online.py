@@ -1,0 +1,402 @@
+"""Batches that a policy writes itself: prompts are sampled, graded, compared within their group, and trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from posttrain.algorithms.grpo import AGGREGATIONS, PolicyBatch, policy_batch
+from posttrain.data.prompts import PromptSet
+from posttrain.errors import CheckpointError
+from posttrain.ops.advantages import group_advantages
+from posttrain.ops.kl import kl_estimate
+from posttrain.rewards.combination import RewardSet
+from posttrain.sources.offline import epoch_order
+from posttrain.sources.rollouts import Graded, Group, pack, rollout_metrics, unpack, with_advantages
+from posttrain.sources.samples import SamplesFile
+from posttrain.types import Metrics, Sampler, SamplingParams, Segment
+
+TRACKED = 16  # completions whose KL to the start is measured where the loss does not need it
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlinePlan:
+    """How rollouts are made and cut into steps."""
+
+    params: SamplingParams
+    num_generations: int
+    groups: int  # of a rollout, on each process
+    steps: int  # optimiser steps of one pass over a rollout
+    num_iterations: int  # passes over a rollout
+    loss_type: str  # a name in algorithms.grpo.AGGREGATIONS
+    importance: str  # "token" or "sequence"
+    scale: str  # "group", "batch" or "none"
+    baseline: str  # "mean" or "leave_one_out"
+    mask_truncated: bool
+    every_group: bool  # groups without signal are trained too: the loss has a KL or an entropy term
+    reference_needed: bool  # the loss needs the log-probabilities of the starting model
+    kl_tracked: bool
+    resamples: int  # rounds of fresh prompts in place of groups without signal
+    random_rewards: bool  # the control arm
+    strategy: str  # "random" or "sequential"
+    seed: int  # of what is drawn
+    order_seed: int  # of the order of the prompts
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether every rollout is trained on once and at once, so that the policy is the one that sampled it."""
+        return self.steps == 1 and self.num_iterations == 1
+
+
+class OnlineSource:
+    """Rollouts of the model that is trained, each cut into `steps` optimiser steps, passed over `num_iterations` times.
+
+    A draw is decided by the seed, the number of the group in the run, the number in the group and the position, so
+    what is sampled does not depend on how it is batched, and a run that was killed samples the same again.
+    """
+
+    def __init__(
+        self,
+        prompts: PromptSet,
+        plan: OnlinePlan,
+        *,
+        sampler: Sampler,
+        rewards: RewardSet,
+        reference: Callable[[Sequence[Segment]], list[list[float]]] | None,
+        samples: SamplesFile | None,
+        identity: str = "",
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Callable[[Any], list[Any]] = lambda mine: [mine],
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`reference` gives the starting model's log-probabilities of the trained tokens of each tree."""
+        self._set, self._prompts, self._plan = prompts, prompts.prompts, plan
+        self._sampler, self._rewards, self._reference, self._samples = sampler, rewards, reference, samples
+        self._rank, self._gather, self._autocast, self._progress = rank, gather, autocast, progress
+        self._settings = {
+            "prompts": content_of(prompts),
+            "starting model": identity,
+            "number of completions in a rollout": plan.groups * plan.num_generations * world_size,
+            "seed": [plan.seed, plan.order_seed],
+            "set of rewards": list(rewards.names),
+        }
+        self._step = 0  # optimiser steps given out
+        self._drawn = 0  # prompts given out to all processes, which is also the number of the next group
+        self._groups: list[Group] = []  # the rollout at hand
+        self._given = 0  # steps of it that were given out
+        self._metrics: dict[str, Any] = {}
+        self._order: tuple[int, list[int]] = (-1, [])
+        self.latest: list[Group] = []  # the last rollout, for whoever wants to show it
+
+    @property
+    def epoch(self) -> float:
+        return self._drawn / len(self._prompts)
+
+    def next(self) -> PolicyBatch:
+        """This process's share of the next step, from the rollout at hand or a new one."""
+        plan = self._plan
+        self._metrics = {}
+        if self._given == (plan.steps * plan.num_iterations if self._groups else 0):
+            self._groups, self._metrics = self._rollout()
+            self._given = 0
+        self.latest = self._groups
+        members = [(group, member) for group in self._groups for member in group.members]
+        size = len(members) // plan.steps
+        place = self._given % plan.steps
+        self._given += 1
+        self._step += 1
+        return self._batch(members[place * size : (place + 1) * size])
+
+    def _batch(self, members: Sequence[tuple[Group, Graded]]) -> PolicyBatch:
+        """The trees of these completions, a prompt shared by its own; what has no gradient is left out but counted."""
+        plan = self._plan
+        aggregation = AGGREGATIONS[plan.loss_type]
+        rollout = [self._length(member) for group in self._groups for member in group.members]
+        unit = aggregation.unit(
+            step=[self._length(member) for _, member in members],
+            rollout=rollout,
+            steps=plan.steps,
+            max_completion_length=plan.params.max_tokens,
+        )
+        leaves: dict[int, list[Segment]] = {}
+        prompts: dict[int, int] = {}
+        for group, member in members:
+            length = self._length(member)
+            if not length or not (plan.every_group or group.has_signal()):
+                continue
+            prompts[group.number] = group.prompt
+            leaves.setdefault(group.number, []).append(self._leaf(member, aggregation.weight(length)))
+        trees = [
+            Segment(tokens=self._prompts[prompts[number]].tokens, children=children)
+            for number, children in leaves.items()
+        ]
+        atom = "sequence" if plan.importance == "sequence" else "token"
+        if trees:
+            return policy_batch(trees, units={"policy": unit}, atom=atom)
+        group, member = members[0]
+        spare = Segment(tokens=self._prompts[group.prompt].tokens, children=[self._leaf(member, 0.0)])
+        return policy_batch([spare], units={"policy": unit}, atom=atom).nothing()
+
+    def _length(self, member: Graded) -> int:
+        """Tokens that are trained: none of a completion that could not be judged, or that is masked."""
+        masked = self._plan.mask_truncated and member.completion.finish_reason == "length"
+        return 0 if member.advantage is None or masked else len(member.completion.tokens or ())
+
+    def _leaf(self, member: Graded, weight: float) -> Segment:
+        tokens = member.completion.tokens or ()
+        columns: dict[str, Sequence[float]] = {
+            "advantages": [member.advantage or 0.0] * len(tokens),
+            "weights": [weight] * len(tokens),
+        }
+        if not self._plan.on_policy:
+            columns["old_logprobs"] = member.completion.logprobs or ()
+        if self._plan.reference_needed:
+            columns["ref_logprobs"] = member.ref_logprobs or [0.0] * len(tokens)
+        return Segment(tokens=tokens, trained=[(0, len(tokens))], columns=columns)
+
+    def _rollout(self) -> tuple[list[Group], dict[str, Any]]:
+        """This process's groups of a new rollout, and what was measured over those of all processes."""
+        plan = self._plan
+        kept: list[Group] = []
+        idle: list[Group] = []  # without signal
+        unjudged: dict[str, int] = {}
+        started, tokens = time.perf_counter(), 0
+        sampled: list[Group] = []
+        for _ in range(1 + plan.resamples):
+            lacking = self._gather(plan.groups - len(kept))
+            if not any(lacking):
+                break
+            groups, counts = self._sample(lacking)
+            tokens += sum(len(member.completion.tokens or ()) for group in groups for member in group.members)
+            for name, count in counts.items():
+                unjudged[name] = unjudged.get(name, 0) + count
+            sampled += groups
+            for group in groups:
+                (kept if not plan.resamples or group.has_signal() else idle).append(group)
+        kept = (kept + idle)[: plan.groups]
+        everyone = self._gather([[member.reward for group in kept for member in group.members], unjudged, kept])
+        advantages = group_advantages(
+            [reward for rewards, _, _ in everyone for reward in rewards],
+            plan.num_generations,
+            scale=plan.scale,
+            baseline=plan.baseline,
+        )
+        before = sum(len(rewards) for rewards, _, _ in everyone[: self._rank])
+        kept = with_advantages(kept, advantages[before:])
+        metrics = rollout_metrics(
+            [group for _, _, groups in everyone for group in groups],
+            {name: sum(counts.get(name, 0) for _, counts, _ in everyone) for name in unjudged},
+        )
+        kept = self._with_reference(kept)
+        if not plan.reference_needed and plan.kl_tracked:
+            metrics["kl"] = self._kl(kept)
+        seconds = time.perf_counter() - started
+        metrics["sampling/tokens_per_second"] = (sum(self._gather(tokens)) / seconds, 1.0)
+        if plan.resamples:
+            spare = sum(self._gather(len(sampled) - len(kept)))
+            metrics["sampling/groups_set_aside"] = (float(spare), 1.0)
+        self._record(kept, sampled)
+        return kept, metrics
+
+    def _sample(self, lacking: Sequence[int]) -> tuple[list[Group], dict[str, int]]:
+        """Graded groups, as many as this process lacks; every process takes its own prompts."""
+        plan = self._plan
+        numbers = self._numbers(lacking)
+        self._drawn += sum(lacking)
+        chosen = [self._prompt(number) for number in numbers]
+        if not chosen:
+            return [], {}
+        with self._autocast():
+            groups, unjudged = sample_groups(
+                self._set, chosen, numbers, sampler=self._sampler, rewards=self._rewards, params=plan.params,
+                count=plan.num_generations, seed=plan.seed, progress=self._progress,
+            )  # fmt: skip
+        return [_random(group, plan.seed) for group in groups] if plan.random_rewards else groups, unjudged
+
+    def _numbers(self, lacking: Sequence[int]) -> list[int]:
+        """The groups this process takes; a whole rollout is shared out so that its steps are those of one process."""
+        plan, processes = self._plan, len(lacking)
+        if min(lacking) == plan.groups and plan.groups % plan.steps == 0:
+            share = plan.groups // plan.steps
+            starts = [self._drawn + (step * processes + self._rank) * share for step in range(plan.steps)]
+            return [start + place for start in starts for place in range(share)]
+        start = self._drawn + sum(lacking[: self._rank])
+        return list(range(start, start + lacking[self._rank]))
+
+    def _prompt(self, number: int) -> int:
+        """The prompt of the group with this number: passes over the dataset, each in an order of its own."""
+        epoch, place = divmod(number, len(self._prompts))
+        if self._order[0] != epoch:
+            self._order = (epoch, epoch_order(len(self._prompts), self._plan.strategy, self._plan.order_seed, epoch))
+        return self._order[1][place]
+
+    def _with_reference(self, groups: list[Group]) -> list[Group]:
+        if not self._plan.reference_needed:
+            return groups
+        made = []
+        for group, values in zip(groups, self._ask_reference(groups)):
+            members, place = [], 0
+            for member in group.members:
+                count = len(member.completion.tokens or ())
+                members.append(replace(member, ref_logprobs=tuple(values[place : place + count])))
+                place += count
+            made.append(replace(group, members=tuple(members)))
+        return made
+
+    def _ask_reference(self, groups: Sequence[Group]) -> list[list[float]]:
+        assert self._reference is not None
+        return self._reference(
+            [
+                Segment(
+                    tokens=self._prompts[group.prompt].tokens,
+                    children=[
+                        Segment(tokens=tokens, trained=[(0, len(tokens))])
+                        for member in group.members
+                        if (tokens := member.completion.tokens or ())
+                    ],
+                )
+                for group in groups
+            ]
+        )
+
+    def _kl(self, groups: Sequence[Group]) -> tuple[float, float]:
+        """(sum, tokens) of the KL to the start, estimated on the first completion of some groups."""
+        some = [replace(group, members=group.members[:1]) for group in groups[:TRACKED]]
+        policy = [p for group in some for member in group.members for p in member.completion.logprobs or ()]
+        start = [p for values in self._ask_reference(some) for p in values]
+        divergence = kl_estimate(torch.tensor(policy), torch.tensor(start), "k3")
+        shares = self._gather([float(divergence.sum()), float(len(policy))])
+        return sum(share[0] for share in shares), sum(share[1] for share in shares)
+
+    def _record(self, kept: Sequence[Group], sampled: Sequence[Group]) -> None:
+        """Writes all that was sampled; what dynamic sampling set aside has no advantage."""
+        if self._samples is None:
+            return
+        trained = {group.number: group for group in kept}
+        mine = [self._as_record(trained.get(g.number, g), i) for g in sampled for i in range(len(g.members))]
+        everyone = self._gather(mine)
+        if self._rank == 0:
+            self._samples.write(record for records in everyone for record in records)
+
+    def _as_record(self, group: Group, number: int) -> dict[str, Any]:
+        member, row = group.members[number], self._prompts[group.prompt]
+        return {
+            "step": self._step + 1,
+            "group": group.number,
+            "row": row.row,
+            "prompt": row.prompt,
+            "completion": member.completion.text,
+            "prompt_ids": list(row.tokens),
+            "completion_ids": list(member.completion.tokens or ()),
+            "logprobs": [round(value, 6) for value in member.completion.logprobs or ()],
+            "rewards": dict(member.rewards),
+            "reward": member.reward,
+            "advantage": member.advantage,
+            "finish_reason": member.completion.finish_reason,
+        }
+
+    def prompt_text(self, group: Group) -> str:
+        """The prompt of a group, of a conversation its last message."""
+        prompt = self._prompts[group.prompt].prompt
+        return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+    def metrics(self) -> Metrics:
+        """What the rollout measured, once for each."""
+        return self._metrics
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """The sampler holds the model that is trained, so there is nothing to refresh."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "settings": self._settings,
+            "step": self._step,
+            "drawn": self._drawn,
+            "given": self._given,
+            "groups": self._gather(pack(self._groups)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises CheckpointError, naming what differs, when the rollouts would not be those of the run."""
+        changed = [name for name, value in self._settings.items() if state["settings"][name] != value]
+        if changed:
+            raise CheckpointError(
+                f"the run cannot be resumed, because it began with another {' and another '.join(changed)}. "
+                "Put it back, or start a new run with the checkpoint as its model."
+            )
+        self._step, self._drawn, self._given = state["step"], state["drawn"], state["given"]
+        self._groups = unpack(state["groups"][self._rank])
+        if self._samples is not None and self._rank == 0:
+            self._samples.keep_until(self._step)
+
+
+def sample_groups(
+    prompts: PromptSet,
+    chosen: Sequence[int],
+    numbers: Sequence[int],
+    *,
+    sampler: Sampler,
+    rewards: RewardSet,
+    params: SamplingParams,
+    count: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Group], dict[str, int]]:
+    """A graded group for each chosen prompt, and how many completions each reward could not judge.
+
+    The draws of a group follow from the seed and its number.
+    """
+    if not chosen:
+        return [], {}
+    rows = [prompts.prompts[index] for index in chosen]
+    answers = sampler.sample(
+        [row.tokens for row in rows], params, count=count, seed=seed, keys=list(numbers), progress=progress
+    )
+    repeated = [row for row in rows for _ in range(count)]
+    completions = [completion for group in answers for completion in group]
+    scored = rewards.score(
+        prompts=[row.prompt for row in repeated],
+        completions=[
+            completion.text if isinstance(row.prompt, str) else [{"role": "assistant", "content": completion.text}]
+            for row, completion in zip(repeated, completions)
+        ],
+        completion_ids=[list(completion.tokens or ()) for completion in completions],
+        columns={name: [row.columns.get(name) for row in repeated] for name in rows[0].columns},
+        places=[f"{row.place}, completion {1 + index % count}" for index, row in enumerate(repeated)],
+    )
+    members = [
+        Graded(
+            completion=completion,
+            rewards={name: values[at] for name, values in scored.by_name.items()},
+            reward=scored.total[at],
+        )
+        for at, completion in enumerate(completions)
+    ]
+    groups = [
+        Group(number=number, prompt=index, members=tuple(members[place * count : (place + 1) * count]))
+        for place, (number, index) in enumerate(zip(numbers, chosen))
+    ]
+    return groups, dict(scored.unjudged)
+
+
+def _random(group: Group, seed: int) -> Group:
+    """The group with rewards of a coin, for the control arm; what the reward functions said stays beside them."""
+    coin = random.Random(f"control arm {seed} {group.number}")
+    return replace(group, members=tuple(replace(member, reward=float(coin.random() < 0.5)) for member in group.members))
+
+
+def content_of(prompts: PromptSet) -> str:
+    """A hash of the prompts and of the columns that rewards read."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in prompts.prompts:
+        digest.update(repr((row.tokens, sorted(row.columns.items(), key=lambda item: item[0]))).encode())
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Alarms of online training: each sounds when its sign is there, not before, and not in every log line."""
+
+import pytest
+
+from posttrain.sources.guards import ALARMS, OnlineGuards
+
+QUIET = {
+    "reward": 0.5,
+    "entropy": 1.0,
+    "completions/mean_length": 20.0,
+    "completions/clipped_ratio": 0.1,
+    "completions/repetition": 0.05,
+    "frac_reward_zero_std": 0.5,
+    "rewards/unjudged": 0.0,
+    "kl": 0.01,
+}
+
+
+def history(*, calm=6, wrong=6, **signs):
+    entries = [QUIET] * calm + [QUIET | signs] * wrong
+    return [entry | {"step": step} for step, entry in enumerate(entries, start=1)]
+
+
+def names(entries, **options):
+    return [alarm.name for alarm in OnlineGuards(**options)(entries)]
+
+
+def test_a_healthy_run_raises_nothing():
+    for length in range(13):
+        assert names(history(calm=length, wrong=0), max_kl=0.1) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "signs", "words"),
+    [
+        ("entropy", {"entropy": 0.1}, "from 1.00 to 0.10 nats"),
+        ("length", {"completions/mean_length": 40.0}, "from 20 to 40 tokens while the reward did not"),
+        ("kl", {"kl": 0.2}, "over max_kl=0.1"),
+        ("signal", {"frac_reward_zero_std": 1.0}, "nothing was learned"),
+        ("truncation", {"completions/clipped_ratio": 0.9}, "90% of the completions"),
+        ("repetition", {"completions/repetition": 0.6}, "60% of what is written"),
+        ("unjudged", {"rewards/unjudged": 0.3}, "30% of the completions"),
+    ],
+)
+def test_each_sign_raises_its_alarm_and_no_other(name, signs, words):
+    alarms = OnlineGuards(max_kl=0.1)(history(**signs))
+    assert [alarm.name for alarm in alarms] == [name]
+    assert words in alarms[0].text
+    assert set(ALARMS) >= {name}
+
+
+def test_longer_answers_that_are_better_raise_nothing():
+    assert names(history(reward=0.9, **{"completions/mean_length": 40.0})) == []
+
+
+def test_no_kl_budget_no_kl_alarm():
+    assert names(history(kl=5.0)) == []
+
+
+def test_an_alarm_is_not_said_in_every_line():
+    entries = history(entropy=0.1)
+    said = [*entries, {"alarm": "entropy", "text": "...", "step": 12}]
+    assert names(said) == []
+    later = said + [QUIET | {"entropy": 0.1, "step": step} for step in range(13, 30)]
+    assert names(later) == ["entropy"]
+
+
+def test_one_odd_rollout_raises_nothing():
+    assert names(history(wrong=1, **{"frac_reward_zero_std": 1.0, "completions/clipped_ratio": 1.0})) == []
