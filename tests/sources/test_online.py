@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from posttrain.sampling.local import LocalSampler
 from tiny import build_model, build_tokenizer
 
 from posttrain.data.prompts import prompt_set
 from posttrain.errors import CheckpointError
 from posttrain.rewards.combination import RewardSet
+from posttrain.sampling.local import LocalSampler
 from posttrain.sources.online import OnlinePlan, OnlineSource
 from posttrain.sources.rollouts import repetition
 from posttrain.sources.samples import SamplesFile
