@@ -21,7 +21,12 @@ REWARDS: dict[str, tuple[str, str, str]] = {
         'the right answer in a box, after #### or "the answer is"',
     ),
     "math_answer": ("posttrain.rewards.mathematics", "math_answer", "the same, equal as mathematics"),
-    "judge": ("posttrain.rewards.judge", "endpoint_judge", "a score by a model behind an OpenAI-compatible server"),
+    "judge": ("posttrain.rewards.judge", "endpoint_judge", "a score by a rubric, from a model behind a server"),
+    "pairwise_judge": (
+        "posttrain.rewards.judge",
+        "endpoint_pairwise_judge",
+        "better than the row's answer, says a model",
+    ),
 }
 
 
