@@ -89,10 +89,11 @@ def _equal_several(kind: str, right: list[Number], given: list[Number]) -> bool 
 
 
 def load_math_verify() -> None:
-    """Imports math-verify and keeps it from warning that we, not it, watch the time. Raises ImportError."""
+    """Imports math-verify and uses it once, so that no answer's time goes into its start. Raises ImportError."""
     import math_verify  # noqa: F401
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it does not watch the time: we do
+    verified("(x+1)^2", "x^2+2x+1")
 
 
 def verified(gold: str, answer: str) -> bool:

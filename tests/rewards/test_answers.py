@@ -241,16 +241,16 @@ MEGABYTES = 3_000_000
 )
 def test_hostile_text_costs_little(text: str) -> None:
     reward = final_answer(lenient=True, strip_units=True)
-    start = time.perf_counter()
+    start = time.process_time()
     assert graded(reward, text, "72") == 0.0
-    assert time.perf_counter() - start < 1.5
+    assert time.process_time() - start < 1.5
 
 
 def test_megabytes_of_braces_in_a_box_cost_milliseconds() -> None:
     text = "\\boxed{" + "{" * MEGABYTES
-    start = time.perf_counter()
+    start = time.process_time()
     assert boxed(text) is None
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 STYLES = {
@@ -274,15 +274,11 @@ def test_every_gold_answer_of_gsm8k_is_right_in_every_style_and_wrong_one_higher
     values = [Fraction(number.replace(",", "")) for number in written]
     common = {"prompts": [""] * len(written), "completion_ids": [[1]] * len(written), "answer": solutions}
 
-    def plain(value: Fraction, *, separators: bool) -> str:
-        return f"{int(value):{',' if separators else ''}d}" if value.denominator == 1 else str(float(value))
-
-    one_higher = [plain(value + 1, separators=False) for value in values]
+    one_higher = [str(value + 1) for value in values]
     for style, form in STYLES.items():
         for forms in (
             written,
-            [plain(value, separators=True) for value in values],
-            [f"{value}.00" if value.denominator == 1 else str(float(value)) for value in values],
+            [f"{int(value):,}.00" if value.denominator == 1 else str(value) for value in values],
         ):
             texts = [form % text for text in forms]
             scores = reward(completions=texts, **common)

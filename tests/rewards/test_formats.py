@@ -87,9 +87,9 @@ def test_json() -> None:
 
 
 def test_json_nested_a_million_deep_is_wrong_at_once() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert graded(json_valid(), "[" * 1_000_000, "[" * 1_000_000 + "]" * 1_000_000, '{"a":' * 200_000) == [0.0] * 3
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_json_that_fits_a_schema() -> None:
@@ -155,6 +155,6 @@ def test_repetition_is_the_share_of_ngrams_seen_before() -> None:
 
 
 def test_a_long_repetitive_text_costs_little() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert graded(repetition_penalty(), "spam " * 200_000)[0] < -0.99
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

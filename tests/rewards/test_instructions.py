@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from posttrain.errors import RewardError
-from posttrain.rewards.instructions import follows, instruction_following
+from posttrain.rewards.instructions import follows, instruction_following, wording
 from posttrain.rewards.instructions.counting import sentences
 from posttrain.rewards.instructions.following import CHECKS
 
@@ -171,10 +172,10 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:4]))
 def test_hostile_responses_cost_little(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for name, options, _, _ in EXAMPLES:
         follows(text, name, options, loose=True)
-    assert time.perf_counter() - start < 4  # 38 instructions in up to eight variants
+    assert time.process_time() - start < 4  # 38 instructions in up to eight variants
 
 
 LANGUAGES = {
@@ -289,3 +290,10 @@ def test_the_public_file_is_graded_whole(public_rows: list[dict[str, Any]]) -> N
     loose = instruction_following(mode="loose", score="share")(completions=prompts, **common)
     assert all(a <= b for a, b in zip(strict, loose))
     assert 0.1 < sum(strict) / len(strict) < 0.7  # a prompt says the words that it asks for and is too short
+
+
+def test_a_missing_language_detector_is_said_with_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    wording._detectors.cache_clear()
+    monkeypatch.setitem(sys.modules, "langdetect.detector_factory", None)
+    with pytest.raises(RewardError, match=r"row 0.*pip install langdetect"):
+        graded("ein Satz", ["language:response_language"], [{"language": "de"}])
