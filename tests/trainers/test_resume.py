@@ -128,9 +128,9 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path, monkeypatch):
 def test_a_resumed_run_computes_in_the_precision_it_began_with(tmp_path, monkeypatch):
     import posttrain.engine.precision as room
 
-    monkeypatch.setattr(room, "_time_product", lambda device, dtype, size: 1.0 if dtype == torch.float32 else 0.1)
+    monkeypatch.setattr(room, "_time_layer", lambda device, dtype, size: 1.0 if dtype == torch.float32 else 0.1)
     jobs.main("dpo", tmp_path, num_train_epochs=1, bf16=None)
-    monkeypatch.setattr(room, "_time_product", lambda device, dtype, size: 1.0)
+    monkeypatch.setattr(room, "_time_layer", lambda device, dtype, size: 1.0)
     resumed = jobs.trainer("dpo", tmp_path, num_train_epochs=1, bf16=None)
     assert resumed.args.bf16 is True
     assert resumed.train(resume_from_checkpoint=True).global_step == 4
