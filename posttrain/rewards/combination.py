@@ -178,10 +178,10 @@ class RewardSet:
         error: BaseException,
     ) -> RewardError:  # fmt: skip
         """What is wrong with the call, naming the completion for which it is: they are tried one by one."""
-        said = str(error) if isinstance(error, RewardError | SamplingError) else f"{type(error).__name__}: {error}"
+        mine = isinstance(error, RewardError | SamplingError)  # whose words say what to do
+        said = str(error) if mine else f"{type(error).__name__}: {error}{_line(function, error)}"
         if isinstance(error, SamplingError) or not where:  # a server that is gone is no completion's fault
             return RewardError(f"reward {name!r}: {said}")
-        said += _line(function, error)
         sliced = set(per_row)
         for row, place in enumerate(where):
             one = {key: [value[row]] if key in sliced else value for key, value in arguments.items()}

@@ -14,20 +14,25 @@ from posttrain.rewards.files import load_function
 # name -> (module, factory, one line of help)
 REWARDS: dict[str, tuple[str, str, str]] = {
     "boxed_answer": ("posttrain.rewards.answers", "boxed_answer", "the right answer in the last \\boxed{...}"),
-    "marked_answer": ("posttrain.rewards.answers", "marked_answer", "the right answer after a marker, #### by default"),
-    "final_answer": (
-        "posttrain.rewards.answers",
-        "final_answer",
-        'the right answer in a box, after #### or "the answer is"',
+    "marked_answer": ("posttrain.rewards.answers", "marked_answer", "the right answer after a marker, such as ####"),
+    "final_answer": ("posttrain.rewards.answers", "final_answer", 'it in a box, after ####, or after "the answer is"'),
+    "math_answer": ("posttrain.rewards.mathematics", "math_answer", "the same, where equal mathematics is right too"),
+    "reasoning_format": ("posttrain.rewards.formats", "reasoning_format", "<think>...</think> and then an answer"),
+    "regex_match": ("posttrain.rewards.formats", "regex_match", "a regular expression is found"),
+    "json_valid": ("posttrain.rewards.formats", "json_valid", "JSON, and fits a schema"),
+    "length": ("posttrain.rewards.formats", "length", "characters, words or tokens, near a target or within limits"),
+    "soft_overlong_punishment": (
+        "posttrain.rewards.formats", "soft_overlong_punishment", "below 0 near the limit of tokens, as in DAPO",
     ),
-    "math_answer": ("posttrain.rewards.mathematics", "math_answer", "the same, equal as mathematics"),
+    "repetition_penalty": ("posttrain.rewards.formats", "repetition_penalty", "below 0 for n-grams that come again"),
+    "instruction_following": (
+        "posttrain.rewards.instructions", "instruction_following", "IFEval's instructions, strictly or loosely",
+    ),
     "judge": ("posttrain.rewards.judge", "endpoint_judge", "a score by a rubric, from a model behind a server"),
     "pairwise_judge": (
-        "posttrain.rewards.judge",
-        "endpoint_pairwise_judge",
-        "better than the row's answer, says a model",
+        "posttrain.rewards.judge", "endpoint_pairwise_judge", "better than the row's answer, says a model on a server",
     ),
-}
+}  # fmt: skip
 
 
 def make_reward(spec: Any) -> Callable[..., Any]:
@@ -56,21 +61,29 @@ def make_reward(spec: Any) -> Callable[..., Any]:
     )
 
 
-def options_of(name: str) -> dict[str, inspect.Parameter]:
-    """What the factory of a built-in reward takes."""
-    return dict(inspect.signature(_factory(name)).parameters)
+def about(name: str) -> str:
+    """What a built-in reward does, and its options."""
+    factory = _factory(name)
+    text = inspect.getdoc(factory) or REWARDS[name][2]
+    parameters = inspect.signature(factory).parameters.values()
+    options = [
+        f"  {p.name}: {p.annotation}" + ("" if p.default is p.empty else f" = {p.default!r:.60}") for p in parameters
+    ]
+    return "\n".join([f"{name}: {text}", "", "Options:" if options else "It has no options.", *options])
 
 
 def _named(name: str, options: dict[str, Any]) -> Callable[..., Any]:
     if name not in REWARDS:
         if ":" not in name and not name.endswith(".py"):
+            parts = [known for known in REWARDS if name.lower() in known]
+            hint = nearest(name, REWARDS) or (f"; did you mean {parts[0]!r}?" if name and parts else "")
             raise RewardError(
-                f"no reward {name!r}{nearest(name, REWARDS)} (rewards: {', '.join(REWARDS)}; a function of your own is "
+                f"no reward {name!r}{hint} (rewards: {', '.join(REWARDS)}; a function of your own is "
                 "named path/to/file.py:function)"
             )
         function = load_function(name)
         return functools.partial(function, **options) if options else function
-    known = options_of(name)
+    known = inspect.signature(_factory(name)).parameters
     for option in options:
         if option not in known:
             there = f"; {name} has {', '.join(known)}" if known else f"; {name} has no options"
