@@ -144,10 +144,10 @@ class EndpointSampler:
                         group = await self._group(ask, 1 if params.temperature == 0 else count)
                     except RequestError as error:
                         self._server.count(failures=1)
-                        told = SamplingError(f"prompt {index} ({shown(prompts[index])}): {error}")
                         if error.hopeless or self.on_failure is None:
-                            raise told from None
-                        self.on_failure(index, told)
+                            asks = shown(prompts[index])
+                            raise SamplingError(f"prompt {index} ({asks}): {error}") from None
+                        self.on_failure(index, error)
                     done += count
                     if progress is not None:
                         progress(done, len(asked) * count)
@@ -157,7 +157,7 @@ class EndpointSampler:
 
         return run(work) if asked else []
 
-    def stream(self, prompt: Prompt, params: SamplingParams, seed: int = 0) -> Iterator[str]:
+    def stream(self, prompt: Prompt, params: SamplingParams, *, seed: int = 0) -> Iterator[str]:
         """The pieces of one answer as the server sends them. Closing the iterator ends the request."""
         self._check_params(params)
         route, asked = question(prompt, 0, self._system_message)
@@ -170,7 +170,7 @@ class EndpointSampler:
         except RequestError as error:
             if not self._adapt(error, body):
                 raise
-            yield from self.stream(prompt, params, seed)
+            yield from self.stream(prompt, params, seed=seed)
 
     async def _meet(self, client: httpx2.AsyncClient) -> None:
         """Asks the server once what it serves, and so finds out whether it is there and what it is."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from posttrain.errors import DataError
+from posttrain.sampling.prompts import prompt_messages
 from posttrain.sampling.server import RequestError
-from posttrain.types import Completion, Message, Prompt, SamplingParams
+from posttrain.types import Completion, Prompt, SamplingParams
 
 _ENDED_BY_LENGTH = ("length", "max_tokens")
 _WITHHELD = {
@@ -25,20 +26,7 @@ def question(prompt: Prompt, index: int, system_message: str | None) -> tuple[st
         if system_message is not None:
             raise DataError(f"prompt {index} is token ids, before which no system message can be put.")
         return "/completions", {"prompt": list(prompt)}
-    if isinstance(prompt, str):
-        messages: list[Message] = [{"role": "user", "content": prompt}]
-    elif prompt and all(isinstance(message, Mapping) for message in prompt):
-        messages = [dict(cast(Message, message)) for message in prompt]
-    else:
-        raise DataError(
-            f"prompt {index} is {prompt!r:.80}: give a string, a list of messages"
-            " {'role': 'user', 'content': '...'}, or a list of token ids."
-        )
-    if system_message is not None:
-        if messages[0].get("role") == "system":
-            raise DataError(f"prompt {index} has a system message of its own; leave system_message out.")
-        messages.insert(0, {"role": "system", "content": system_message})
-    return "/chat/completions", {"messages": messages}
+    return "/chat/completions", {"messages": prompt_messages(prompt, index, system_message)}
 
 
 def settings(

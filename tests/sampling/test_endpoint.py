@@ -239,7 +239,7 @@ def test_with_on_failure_the_others_go_on(server: ChatServer) -> None:
     made = sampler(server, on_failure=lambda index, error: told.append((index, str(error))))
     groups = made.sample(["a", "b", "c"], PARAMS, count=2, progress=lambda *at: seen.append(at))
     assert [len(group) for group in groups] == [2, 0, 2]
-    assert told == [(1, f"prompt 1 ('b'): {server.url} answered 400: too long")]
+    assert told == [(1, f"{server.url} answered 400: too long")]
     assert seen[-1] == (6, 6)
     assert made.usage.failures == 1
 
@@ -401,7 +401,7 @@ def test_a_stream_comes_in_pieces(server: ChatServer) -> None:
     server.text = lambda prompt, seed: f"an answer to {prompt} with {seed}"
     server.failures.append(status(503))
     made = sampler(server)
-    pieces = list(made.stream("b c", PARAMS, 7))
+    pieces = list(made.stream("b c", PARAMS, seed=7))
     assert pieces == ["an ", "answer ", "to ", "b ", "c ", "with ", "7"]
     assert made.usage.retries == 1
     assert "".join(made.stream([1, 2], PARAMS)) == "an answer to 2 tokens with 0"
