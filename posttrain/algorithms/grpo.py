@@ -62,10 +62,10 @@ class PolicyBatch(Batch):
 
 
 def policy_batch(trees: Sequence[Segment], units: Mapping[str, float], atom: str = "token") -> PolicyBatch:
-    """The batch of these trees, whose leaves carry the columns `advantages` and `weights`, and, all of them or none,
-    `old_logprobs` and `ref_logprobs`.
+    """The batch of these trees, whose leaves carry the columns `advantages` and `weights`.
 
-    `units["policy"]` is U, see AGGREGATIONS. The unit "entropy" is the number of tokens with a weight.
+    `old_logprobs` and `ref_logprobs` are on all leaves or on none. `units["policy"]` is U, see AGGREGATIONS; the unit
+    "entropy" is the number of tokens with a weight.
     """
     forest = TokenForest.from_trees(trees)
     leaves = [leaf for tree in trees for leaf in tree.leaves()]
