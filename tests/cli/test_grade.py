@@ -118,7 +118,7 @@ def test_what_was_graded_before_an_error_is_kept(
         ({"prompt": "?", "completions": "x"}, "rows.jsonl:4: there is no 'completion' in the row; did you mean 'compl"),
         ({"completion": "x"}, "rows.jsonl:4: there is no 'prompt' in the row"),
         ({"prompt": "?", "completion": 3}, "rows.jsonl:4: 'completion' must be a list of messages"),
-        ({"prompt": "?", "completion": [{"role": "asistant", "content": ""}]}, "rows.jsonl:4: completion[0] has the ro"),
+        ({"prompt": "?", "completion": [{"role": "asistant", "content": ""}]}, "rows.jsonl:4: completion[0] has the"),
         ("x", "rows.jsonl:4: a row must be a dict"),
     ],
 )  # fmt: skip

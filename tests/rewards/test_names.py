@@ -151,3 +151,16 @@ def test_what_is_not_there_is_named_with_the_nearest(spec: Any, message: str, mi
     message = message.replace("MINE", mine).replace("HERE", str(tmp_path))
     with pytest.raises(RewardError, match=re.escape(message)):
         make_reward(spec)
+
+
+def test_the_table_of_the_page_has_every_reward_with_its_options() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    table = page.split("## Built-in rewards")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", table, re.MULTILINE)
+    assert [name for name, _ in rows] == list(REWARDS)
+    for name, said in rows:
+        options = set(re.findall(r"`(\w+)`", said))
+        if "boxed_answer" in options:
+            options = (options - {"boxed_answer"}) | {"column", "strip_units", "ignore_case", "after_think"}
+        module, factory, _ = REWARDS[name]
+        assert options == set(inspect.signature(getattr(importlib.import_module(module), factory)).parameters), name
