@@ -21,8 +21,8 @@ _HELP = """\
 Usage: posttrain grade NAME --file ROWS.jsonl [--option key=value ...] [--output GRADED.jsonl]
        posttrain grade --list | posttrain grade NAME --help
 
-Tries a reward on completions before a training run does. A row has a completion, a prompt, and the columns that
-the reward reads, such as ground_truth. Shows the first grades, the mean, and what could not be graded.
+Tries a reward on completions before a training run does. A row has a completion, a prompt, and the columns
+that the reward reads, such as ground_truth. Shows the first grades, the mean, and what could not be graded.
 
   NAME                      a built-in reward, path/to/file.py:function, or package.module:function
   --file FILE               .jsonl, .json, .csv or .parquet; samples.jsonl of a run too
