@@ -21,7 +21,6 @@ from posttrain.rewards.worker_start import Forker, Worker
 if TYPE_CHECKING:  # worker processes import this module, and start in a moment without torch
     from posttrain.types import Unjudged
 
-_DIED = "the worker died"
 _now = time.monotonic
 
 
@@ -97,8 +96,6 @@ class Workers:
         self.close()
 
     def _map(self, forker: Forker, waiting: deque[tuple[int, Any]]) -> list[Any]:
-        from posttrain.types import Unjudged
-
         results: list[Any] = [None] * len(waiting)
         busy: list[Worker] = []
         while waiting or busy:
@@ -110,7 +107,7 @@ class Workers:
                     continue
                 forker.end(worker)
                 if fresh:  # otherwise it had died since its last item, and this one goes to the next
-                    results[waiting.popleft()[0]] = Unjudged(_DIED)
+                    results[waiting.popleft()[0]] = _unjudged("the worker died")
             if not busy:
                 continue
             answered = wait([worker.connection for worker in busy], max(min(w.deadline for w in busy) - _now(), 0.0))
@@ -118,7 +115,7 @@ class Workers:
                 if worker.connection in answered:
                     result, well = self._take(worker)
                 elif _now() >= worker.deadline:
-                    result, well = Unjudged(f"timed out after {self.timeout_s:g} s"), False
+                    result, well = _unjudged(f"timed out after {self.timeout_s:g} s"), False
                 else:
                     continue
                 results[worker.index] = result
@@ -146,20 +143,18 @@ class Workers:
 
     def _take(self, worker: Worker) -> tuple[Any, bool]:
         """The result, and whether the worker is well enough for another item."""
-        from posttrain.types import Unjudged
-
         worker.connection.settimeout(max(worker.deadline - _now(), 0.1))
         try:
             kind, *rest = receive(worker.connection)
         except TimeoutError:
-            return Unjudged(f"timed out after {self.timeout_s:g} s"), False
+            return _unjudged(f"timed out after {self.timeout_s:g} s"), False
         except (EOFError, OSError):
-            return Unjudged(_DIED), False
+            return _unjudged("the worker died"), False
         if kind == "memory":
             limit = "" if self.memory_mib is None else f" (limit {self.memory_mib} MiB)"
-            return Unjudged(f"the worker ran out of memory{limit}"), False
+            return _unjudged(f"the worker ran out of memory{limit}"), False
         if kind == "recursion":
-            return Unjudged("the worker recursed too deeply"), False
+            return _unjudged("the worker recursed too deeply"), False
         if kind == "raised":
             problem, trace = rest
             raise RewardError(f"{self.name} {problem}\nIt was given {worker.item!r:.200}\n{trace}".rstrip())
@@ -196,6 +191,12 @@ class Workers:
         if self._forker is not None:
             self._forker.close()
         self._forker, self._idle = None, []
+
+
+def _unjudged(reason: str) -> Unjudged:
+    from posttrain.types import Unjudged
+
+    return Unjudged(reason)
 
 
 def _cores() -> int:
