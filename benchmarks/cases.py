@@ -11,7 +11,10 @@ VOCABULARY = 4096  # words the rows are made of; a model's own vocabulary may be
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Row lengths in tokens, drawn evenly between two ends; an end-of-text token follows each completion."""
+    """Row lengths in tokens, drawn evenly between two ends; an end-of-text token follows each completion.
+
+    Where completions are sampled they have the case's `max_completion` instead.
+    """
 
     prompt: tuple[int, int]
     completion: tuple[int, int]
@@ -52,36 +55,53 @@ class Side:
     """One competitor: a library and the settings its config class is given."""
 
     name: str
-    library: str  # "posttrain", "trl" or "limit" (bare matrix products, the machine's own limit)
+    library: str  # "posttrain", "trl", "transformers" or "limit" (bare matrix products, the machine's own limit)
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One comparison: every side trains this model on these rows."""
+    """One comparison: every side trains this model on these rows, or samples from it."""
 
-    method: str  # "sft" or "dpo"
+    method: str  # "sft", "dpo", "grpo" or "generation"
     model: str
     shape: str
-    rows_per_step: int
+    rows_per_step: int  # prompts, where completions are sampled
     steps: int
+    generations: int = 1  # completions sampled of each prompt
+    max_completion: int = 0  # tokens that are sampled at most, which random weights nearly always reach
     seed: int = 0
+
+    @property
+    def sampled(self) -> bool:
+        """Whether completions are sampled rather than given."""
+        return self.method in ("grpo", "generation")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-# The same on every side; the rest of a side's settings say how it gets there.
-COMMON: dict[str, Any] = {
-    "max_length": None,
-    "learning_rate": 1e-4,
-    "train_sampling_strategy": "sequential",
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_cpu": True,
-    "disable_tqdm": True,
-}
+def common(case: Case) -> dict[str, Any]:
+    """The settings that are the same on every side; the rest of a side's settings say how it gets there."""
+    settings: dict[str, Any] = {
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    if case.method != "grpo":
+        return settings | {"max_length": None, "learning_rate": 1e-4, "train_sampling_strategy": "sequential"}
+    return settings | {
+        "learning_rate": 1e-6,  # so little that the model stays random, and its completions as long as they may be
+        "num_generations": case.generations,
+        "max_completion_length": case.max_completion,
+        "beta": 0.0,
+        "disable_dropout": True,
+        "shuffle_dataset": False,
+    }
+
+
 PLAIN_FP32: dict[str, Any] = {"bf16": False, "gradient_checkpointing": False, "optim": "adamw_torch_fused"}
 
 
@@ -90,14 +110,22 @@ def micro_batches(rows: int, size: int) -> dict[str, int]:
     return {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
 
 
-def trl_candidates(method: str, rows: int) -> list[Side]:
-    """The settings among which TRL's best is searched: fp32, no checkpointing, cut and padded in every way."""
+def candidates(case: Case) -> list[Side]:
+    """The settings among which the peer's best is searched."""
+    if case.method == "generation":
+        return _transformers_candidates(case)
+    return _trl_grpo_candidates(case) if case.method == "grpo" else _trl_candidates(case)
+
+
+def _trl_candidates(case: Case) -> list[Side]:
+    """fp32, no checkpointing, cut and padded in every way."""
+    rows = case.rows_per_step
     sizes = [size for size in (16, 8, 4, 2, 1) if size <= rows and rows % size == 0]
     sides = []
     for size in sizes:
         ways: list[dict[str, Any]] = (
             [{"padding_free": False}, {"padding_free": True}]
-            if method == "sft"
+            if case.method == "sft"
             else [{"precompute_ref_log_probs": True}]
         )
         for way in ways:
@@ -107,9 +135,38 @@ def trl_candidates(method: str, rows: int) -> list[Side]:
     return sides
 
 
-def ours(rows: int) -> Side:
+def _trl_grpo_candidates(case: Case) -> list[Side]:
+    """fp32, no checkpointing; completions trained so many at a time, and sampled all at once or in parts."""
+    rows = case.rows_per_step * case.generations
+    sides = []
+    for size in (64, 32, 16, 8, 4):
+        if rows % size:
+            continue
+        settings = {**PLAIN_FP32, **micro_batches(rows, size)}
+        sides.append(Side(name=f"TRL, {size} x {rows // size}", library="trl", settings=settings))
+        for together in (32, 64):
+            if size in (8, 16) and together < rows and rows % together == 0:
+                parts = {**settings, "steps_per_generation": together // size}
+                label = f"{size} x {rows // size}, {together} sampled at once"
+                sides.append(Side(name=f"TRL, {label}", library="trl", settings=parts))
+    return sides
+
+
+def _transformers_candidates(case: Case) -> list[Side]:
+    """`generate` with so many rows at once, prompts of a batch alike in length."""
+    rows = case.rows_per_step * case.generations
+    return [
+        Side(name=f"transformers, {size} rows", library="transformers", settings={"rows": size})
+        for size in (256, 128, 64, 32, 16)
+        if size <= rows and rows % size == 0
+    ]
+
+
+def ours(case: Case) -> Side:
     """posttrain with the same precision and optimiser; how the step is cut is its own choice."""
-    return Side(name="posttrain", library="posttrain", settings={**PLAIN_FP32, **micro_batches(rows, rows)})
+    rows = case.rows_per_step * case.generations
+    settings = {} if case.method == "generation" else {**PLAIN_FP32, **micro_batches(rows, rows)}
+    return Side(name="posttrain", library="posttrain", settings=settings)
 
 
 def tutorial(method: str, library: str, rows: int) -> Side:
@@ -121,20 +178,21 @@ def tutorial(method: str, library: str, rows: int) -> Side:
 
 
 def make_rows(case: Case) -> list[dict[str, Any]]:
-    """Rows of random words for all steps: `prompt`, and `completion` or `chosen` and `rejected`."""
+    """Rows of random words for all steps: `prompt`, with `completion`, or `chosen` and `rejected`, or neither."""
     rng, shape = random.Random(case.seed), SHAPES[case.shape]
 
     def words(length: tuple[int, int]) -> str:
         return " ".join(f"w{rng.randrange(VOCABULARY - 1)}" for _ in range(rng.randint(*length)))
 
-    names = ["completion"] if case.method == "sft" else ["chosen", "rejected"]
+    names = {"sft": ["completion"], "dpo": ["chosen", "rejected"]}.get(case.method, [])
     return [
         {"prompt": words(shape.prompt), **{name: " " + words(shape.completion) for name in names}}
         for _ in range(case.rows_per_step * case.steps)
     ]
 
 
-def lengths(row: dict[str, Any]) -> tuple[int, list[int]]:
-    """Tokens of the prompt and of each completion, the end-of-text token included."""
-    completions = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
-    return len(row["prompt"].split()), [len(text.split()) + 1 for text in completions]
+def lengths(case: Case, row: dict[str, Any]) -> tuple[int, list[int]]:
+    """Tokens of the prompt and of each completion, the end-of-text token included; sampled ones at full length."""
+    given = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
+    sampled = [case.max_completion] * case.generations if case.sampled else []
+    return len(row["prompt"].split()), [len(text.split()) + 1 for text in given] + sampled

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from benchmarks.cases import MODELS, Case, lengths, make_rows
 
+# Products with each weight: output, gradient of the input, gradient of the weight. GRPO computes an output twice, as a
+# completion is there only when its last token has been drawn.
+PRODUCTS = {"sft": 3, "dpo": 3, "grpo": 4, "generation": 1}
+
 
 def necessary_flops(case: Case) -> tuple[list[float], list[float]]:
-    """Floating-point operations of each step: (in the body, in the head), forward and backward together.
+    """Floating-point operations of each step: (in the body, in the head), all passes together.
 
     Counted are the matrix products that the mathematics asks for: every distinct token once through the body (a
-    prompt with two completions is one prompt), the head at trained tokens, causal attention; three products per
-    weight (output, gradient of the input, gradient of the weight).
+    prompt with several completions is one prompt), the head where a completion's tokens are predicted, causal
+    attention; each as many times as PRODUCTS says.
     """
+    products = PRODUCTS[case.method]
     m = MODELS[case.model]
     hidden, layers = m["hidden_size"], m["num_hidden_layers"]
     width = m.get("head_dim", hidden // m["num_attention_heads"])
@@ -22,11 +27,11 @@ def necessary_flops(case: Case) -> tuple[list[float], list[float]]:
     for start in range(0, len(rows), case.rows_per_step):
         tokens = trained = attended = 0
         for row in rows[start : start + case.rows_per_step]:
-            prompt, completions = lengths(row)
+            prompt, completions = lengths(case, row)
             tokens += prompt + sum(completions)
             trained += sum(completions)
             attended += prompt * (prompt + 1) // 2
             attended += sum(prompt * c + c * (c + 1) // 2 for c in completions)
-        body.append(6.0 * weights * tokens + 3 * 4.0 * layers * queries * attended)
-        head.append(6.0 * hidden * m["vocab_size"] * trained)
+        body.append(products * (2.0 * weights * tokens + 4.0 * layers * queries * attended))
+        head.append(products * 2.0 * hidden * m["vocab_size"] * trained)
     return body, head

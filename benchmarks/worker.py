@@ -1,6 +1,6 @@
 """One side of a comparison, in a process of its own: `python -m benchmarks.worker SPEC`.
 
-It builds the model, the rows and the trainer of one library and calls `train()`. After each optimiser step it
+It builds the model, the rows and the trainer of one library and calls `train()`, or samples. After each step it
 reports and stops until it is told to go on, so that the sides take turns and never run at the same time.
 """
 
@@ -11,11 +11,14 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.cases import COMMON, MODELS, VOCABULARY, Case, Side, make_rows
+from benchmarks.cases import MODELS, VOCABULARY, Case, Side, common, make_rows
 from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
+
+Sample = Callable[[list[list[int]], int], int]  # (prompts, seed) -> tokens written
 
 
 class Baton:
@@ -81,8 +84,11 @@ def train(case: Case, side: Side, baton: Baton) -> None:
         import posttrain as library  # type: ignore[no-redef]
     config_class, trainer_class = (getattr(library, f"{case.method.upper()}{kind}") for kind in ("Config", "Trainer"))
     with tempfile.TemporaryDirectory() as directory:
-        args = config_class(output_dir=directory, max_steps=case.steps, **COMMON, **side.settings)
+        args = config_class(output_dir=directory, max_steps=case.steps, **common(case), **side.settings)
         extra: dict[str, Any] = {}
+        reward = EvenTokens()
+        if case.method == "grpo":
+            extra["reward_funcs"] = reward
         if case.method == "dpo" and side.library == "trl" and not args.precompute_ref_log_probs:
             extra["ref_model"] = copy.deepcopy(model)  # what it would load from disk, had the model come from there
         trainer = trainer_class(
@@ -92,20 +98,97 @@ def train(case: Case, side: Side, baton: Baton) -> None:
             processing_class=build_tokenizer(),
             **extra,
         )
-        hook = register_optimizer_step_post_hook(lambda *_: baton.step_done())
+        hook = register_optimizer_step_post_hook(lambda *_: baton.step_done(tokens=reward.taken()))
         baton.report("ready")
         baton.wait()
         trainer.train()
         hook.remove()
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     baton.report(
         "done",
-        losses=losses,
+        losses=[entry["loss"] for entry in logs],
+        grad_norms=[float(entry["grad_norm"]) for entry in logs],
+        entropies=[entry["entropy"] for entry in logs if "entropy" in entry],
         baseline_bytes=baseline,
         peak_bytes=peak_bytes() - baseline,
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         threads=torch.get_num_threads(),
     )
+
+
+class EvenTokens:
+    """The share of even token ids as a reward, which leaves no group without a signal; counts what it is shown."""
+
+    __name__ = "even_tokens"
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def __call__(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        self._seen += sum(len(ids) for ids in completion_ids)
+        return [sum(token % 2 == 0 for token in ids) / max(len(ids), 1) for ids in completion_ids]
+
+    def taken(self) -> int:
+        """Tokens of the completions since this was last asked."""
+        seen, self._seen = self._seen, 0
+        return seen
+
+
+def generate(case: Case, side: Side, baton: Baton) -> None:
+    """Samples from the model with the side's library, waiting after every step."""
+    import torch
+
+    model, tokenizer = build_model(case.model, case.seed).eval(), build_tokenizer()
+    prompts = [tokenizer(row["prompt"])["input_ids"] for row in make_rows(case)]
+    torch.rand(64, 64) @ torch.rand(64, 64)
+    baseline = resident_bytes()
+    reset_peak()
+    sample = (_sampler if side.library == "posttrain" else _generator)(case, side, model, tokenizer)
+    baton.report("ready")
+    baton.wait()
+    for step in range(case.steps):
+        baton.step_done(tokens=sample(prompts[step * case.rows_per_step : (step + 1) * case.rows_per_step], step))
+    baton.report("done", peak_bytes=peak_bytes() - baseline, threads=torch.get_num_threads())
+
+
+def _sampler(case: Case, side: Side, model: Any, tokenizer: Any) -> Sample:
+    from posttrain.sampling.local import LocalSampler
+    from posttrain.types import SamplingParams
+
+    sampler, params = LocalSampler(model, tokenizer, **side.settings), SamplingParams(max_tokens=case.max_completion)
+
+    def sample(prompts: list[list[int]], seed: int) -> int:
+        groups = sampler.sample(prompts, params, count=case.generations, seed=seed)
+        return sum(len(completion.tokens or ()) for group in groups for completion in group)
+
+    return sample
+
+
+def _generator(case: Case, side: Side, model: Any, tokenizer: Any) -> Sample:
+    import torch
+    from transformers import GenerationConfig
+
+    end, at_once = tokenizer.eos_token_id, side.settings["rows"]
+    config = GenerationConfig(
+        max_new_tokens=case.max_completion, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=end,
+        pad_token_id=end,
+    )  # fmt: skip
+
+    def sample(prompts: list[list[int]], seed: int) -> int:
+        torch.manual_seed(seed)
+        rows = [prompt for prompt in sorted(prompts, key=len) for _ in range(case.generations)]
+        count = 0
+        for start in range(0, len(rows), at_once):
+            batch = rows[start : start + at_once]
+            width = max(map(len, batch))
+            ids = torch.tensor([[end] * (width - len(row)) + row for row in batch])
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+            written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:]
+            ended = (written == end).cumsum(dim=1) - (written == end).long()  # ends before a token
+            count += int((ended == 0).sum())
+        return count
+
+    return sample
 
 
 def measure_limit(case: Case, baton: Baton) -> None:
@@ -143,6 +226,8 @@ def main() -> None:
     baton = Baton(out)
     if side.library == "limit":
         measure_limit(case, baton)
+    elif case.method == "generation":
+        generate(case, side, baton)
     else:
         train(case, side, baton)
 
