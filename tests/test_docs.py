@@ -19,11 +19,13 @@ import posttrain
 from posttrain.algorithms.dpo import PREFERENCE_LOSSES
 from posttrain.cli.flags import read
 from posttrain.cli.main import COMMANDS
+from posttrain.cli.positional import positional
 from posttrain.config.base import choices
 from posttrain.config.command import DPOCommand, GRPOCommand, SFTCommand
 from posttrain.config.dpo import DPOConfig
 from posttrain.config.grpo import GRPOConfig
 from posttrain.config.recipe import load_recipe, parse_recipe
+from posttrain.config.sampling import ChatCommand, SampleCommand
 from posttrain.config.sft import SFTConfig
 from posttrain.data.trees import preference_trees, sft_trees
 from posttrain.models.loading import prepare_tokenizer
@@ -270,6 +272,15 @@ def check_command(words: list[str]) -> None:
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
         command = read({"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand}[name], rest)
         assert all(reward in REWARDS or ":" in reward for reward in getattr(command, "reward_funcs", ()))
+    elif name in ("sample", "chat"):
+        commands = {"sample": (SampleCommand, ("model", "prompts")), "chat": (ChatCommand, ("model",))}
+        fields, leading = commands[name]
+        read(fields, positional(rest, leading))
+    elif name == "grade":
+        from posttrain.cli.grade import _read
+
+        reward = rest[0] if rest in (["--list"], [rest[0], "--help"]) else _read(rest).name
+        assert reward == "--list" or reward in REWARDS or ":" in str(reward)
     elif name == "run":
         recipe, *overrides = [word for word in rest if word not in ("--only", "dpo")]
         load_recipe(built_in_recipes().get(recipe, built_in_recipes()["identity"]), overrides)

@@ -10,7 +10,6 @@ from posttrain.sampling.endpoint import EndpointSampler
 
 if TYPE_CHECKING:
     from posttrain.config.sampling import SamplingFields
-    from posttrain.models.quiet import no_progress_bars
     from posttrain.sampling.local import LocalSampler
 
 
@@ -56,4 +55,7 @@ def open_model(model: str, fields: SamplingFields, *, note: Callable[[str], None
         )
     for chosen in prepare_tokenizer(tokenizer, loaded):
         note(f"{Path(model).name}: {chosen}")
-    return LocalSampler(loaded, tokenizer, max_rows=getattr(fields, "max_rows", None))
+    sampler = LocalSampler(loaded, tokenizer, max_rows=getattr(fields, "max_rows", None))
+    if sampler.note:
+        note(f"{Path(model).name}: {sampler.note}")
+    return sampler
