@@ -189,6 +189,7 @@ class Server:
             "params": self._query,
             "timeout": httpx2.Timeout(self._timeout_s, connect=min(self._timeout_s, 10), pool=None),
             "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+            "verify": self._base.scheme == "https",  # reading the certificates takes longer than many an answer
             # A proxy of the environment has no business between this machine and itself.
             "trust_env": self._base.host not in ("localhost", "127.0.0.1", "::1"),
         }

@@ -143,9 +143,9 @@ def test_broken_commands(words: list[str], said: str, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("command", ["sample", "chat"])
 def test_help_is_instant(command: str) -> None:
-    """Half a second of processor time; best of three."""
+    """Half a second of processor time; better of two."""
     seconds = []
-    for _ in range(3):
+    for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-m", "posttrain.cli", command, "--help"],
