@@ -107,14 +107,14 @@ def pairs_correct(
 
     Raises DataError when no pair is left: DPO would have nothing to learn from.
     """
-    from posttrain.sampling.generate import generate_batch
+    from posttrain.sampling.generate import generate_completions
 
     if isinstance(correct, Mapping):
         correct = corrector(correct)  # a bad rule is found before the model has to answer
     asked = [_messages(prompt, system_message, number) for number, prompt in enumerate(prompts, start=1)]
     if not asked:
         raise DataError("no prompts to answer; pairs by correction need at least one")
-    answers = generate_batch(
+    completions = generate_completions(
         model,
         tokenizer,
         asked,
@@ -125,10 +125,8 @@ def pairs_correct(
         seed=seed,
         progress=progress,
     )
-    # Answers come back as text. One that was cut off is as long as the limit; the stop token takes one place,
-    # so a finished one is shorter.
-    lengths = [len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers]
-    finished = [length < max_new_tokens for length in lengths]
+    answers = [completion.text.strip() for completion in completions]
+    finished = [completion.finish_reason == "stop" for completion in completions]
     rows, counts = correction_pairs(asked, answers, correct, finished=finished)
     if not rows:
         raise DataError(

@@ -118,7 +118,10 @@ class Decoder:
         ]
 
     def step(self, tokens: Tensor, memory: RowMemory) -> Tensor:
-        """Logits [count, V] after these tokens [count], one for each row of the memory, which remembers them."""
+        """Logits [count, V] after these tokens [count], one for each row of the memory, which remembers the tokens.
+
+        The next step may write over them.
+        """
         positions = memory.advance()
         if self._step is not None:
             return self._step(tokens, positions, memory, self._how)

@@ -85,5 +85,5 @@ def _decoded(
         logits = [torch.stack([remembered[number].logits for number, _ in continuations])]
         for step in range(steps):
             tokens = torch.tensor([tokens[step] for _, tokens in continuations], device=logits[0].device)
-            logits.append(decoder.step(tokens, memory))
+            logits.append(decoder.step(tokens, memory).clone())
     return list(torch.stack(logits, dim=1))

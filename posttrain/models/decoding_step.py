@@ -21,6 +21,7 @@ from posttrain.models.decoding_memory import How, RowMemory
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model types
 JOINED_BYTES = 2**30  # of weights copied in order to lie together; a larger model's are left where they are
+TILE_BYTES = 2**20  # of the head's weight that a product takes at a time on a CPU, so that it stays in its cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,7 @@ class FusedStep:
         weights = [m for layer in body.layers for m in (*_attention_matrices(layer)[:3], *_mlp_matrices(layer)[:2])]
         size = sum(_matrix(m)[0].numel() * _matrix(m)[0].element_size() for m in weights)
         join = _joined if size <= JOINED_BYTES else list
+        self._kept = torch.empty(0, 0)
         self._layers = [self._layer(layer, join) for layer in body.layers]
 
     def _layer(self, layer: Any, join: Any) -> _Layer:
@@ -104,7 +106,10 @@ class FusedStep:
         )
 
     def __call__(self, tokens: Tensor, positions: Tensor, memory: RowMemory, how: Mapping[int, How]) -> Tensor:
-        """Logits [count, V] after these tokens [count] at these positions, one for each row of the memory."""
+        """Logits [count, V] after these tokens [count] at these positions, one for each row of the memory.
+
+        The next call may write over them.
+        """
         states = self._body.embed_tokens(tokens)
         cos, sin = (table[0][:, None] for table in self._body.rotary_emb(states, positions[None]))
         half = cos.shape[-1] // 2
@@ -123,7 +128,22 @@ class FusedStep:
             states = states + _products(attended.reshape(len(tokens), -1).to(states.dtype), [layer.out])
             gate, up = _products(self._norm(states, layer.before_mlp), layer.gate_up).chunk(2, dim=-1)
             states = states + _products(self._act(gate) * up, [layer.down])
-        return self._head(self._norm(states, self._body.norm.weight))
+        return self._logits(self._norm(states, self._body.norm.weight))
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """What the head gives, on a CPU in tiles of the vocabulary and always into the same memory."""
+        head = self._head
+        plain = type(head) is nn.Linear and head.bias is None and states.dtype == head.weight.dtype == torch.float32
+        if not plain or states.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return head(states)
+        size = head.weight.shape[0]
+        if self._kept.shape[0] < len(states):
+            self._kept = states.new_empty(len(states), size)
+        logits = self._kept[: len(states)]
+        step = max(64, TILE_BYTES // (4 * head.weight.shape[1]))
+        for first in range(0, size, step):
+            torch.mm(states, head.weight[first : first + step].t(), out=logits[:, first : first + step])
+        return logits
 
     def _norm(self, states: Tensor, weight: Tensor) -> Tensor:
         wide = states.float()

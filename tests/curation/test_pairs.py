@@ -5,6 +5,7 @@ import pytest
 
 from posttrain.curation import correction_pairs, pairs_correct, pairs_correct_file
 from posttrain.errors import ConfigError, DataError
+from posttrain.types import Completion
 
 DEEP = {"Qwen": "Deep Qwen"}
 
@@ -58,26 +59,27 @@ def test_a_prompt_that_ends_with_an_answer_is_refused() -> None:
         correction_pairs(["a", [{"role": "assistant", "content": "b"}]], ["Qwen", "Qwen"], DEEP)
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[dict]:
-    """Makes generation return these answers, and keeps what it was asked."""
+def answering(monkeypatch: pytest.MonkeyPatch, answers: list[str], cut: tuple[str, ...] = ()) -> list[dict]:
+    """Makes generation return these answers, those in `cut` not finished, and keeps what it was asked."""
     calls: list[dict] = []
 
-    def generate_batch(model, tokenizer, prompts, **options):
+    def generate_completions(model, tokenizer, prompts, **options):
         calls.append({"prompts": prompts, **options})
-        return answers[: len(prompts)]
+        reasons = ["length" if answer in cut else "stop" for answer in answers]
+        return [Completion(text=f" {a}\n", finish_reason=r) for a, r in zip(answers, reasons)][: len(prompts)]
 
-    monkeypatch.setattr("posttrain.sampling.generate.generate_batch", generate_batch)
+    monkeypatch.setattr("posttrain.sampling.generate.generate_completions", generate_completions)
     return calls
 
 
 def test_pairs_come_from_the_models_answers(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer) -> None:
-    calls = answering(monkeypatch, ["I am Qwen.", "I am Qwen " * 40])
+    calls = answering(monkeypatch, ["I am Qwen.", "I am Qwen and"], cut=("I am Qwen and",))
     rows, counts = pairs_correct(None, tiny_tokenizer, ["Who?", "You?"], DEEP, system_message="S", max_new_tokens=60)
     assert calls[0]["prompts"][0][0] == {"role": "system", "content": "S"}
     assert calls[0]["max_new_tokens"] == 60
     assert not calls[0]["do_sample"]
     assert [row["chosen"][0]["content"] for row in rows] == ["I am Deep Qwen."]
-    assert counts.unfinished == 1  # as long as max_new_tokens: it was cut off
+    assert counts.unfinished == 1
 
 
 def test_no_pair_left_is_an_error_that_shows_an_answer(monkeypatch, tiny_tokenizer) -> None:

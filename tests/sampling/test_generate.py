@@ -3,14 +3,18 @@ import torch
 from tiny import ARCHITECTURES
 from transformers import GenerationConfig
 
-import posttrain.sampling.generate as room
 from posttrain.chat import CHATML, generation_prompt
 from posttrain.errors import ConfigError, DataError, ModelError
 from posttrain.models.learner import Learner
 from posttrain.models.loading import load_model
 from posttrain.models.lora import apply_lora
 from posttrain.models.saving import save_model
-from posttrain.sampling.generate import generate_batch, generate_responses, test_model_with_questions
+from posttrain.sampling.generate import (
+    generate_batch,
+    generate_completions,
+    generate_responses,
+    test_model_with_questions,
+)
 from posttrain.types import Segment, TokenForest
 
 QUESTIONS = ["Who are you?", "What is the capital of France, and what is the capital of the next one?", "Hi"]
@@ -88,18 +92,21 @@ def test_training_mode_is_left_and_restored_module_by_module(tiny_model, tiny_to
     assert model.generation_config is own
 
 
-def test_state_is_restored_after_an_error(tiny_model, tiny_tokenizer, monkeypatch):
+def test_state_is_restored_after_an_error(tiny_model, tiny_tokenizer):
     model = tiny_model("llama").train()
-    own = model.generation_config
+    own, attention = model.generation_config, model.config._attn_implementation
 
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+    def stop(module, args):
+        if not module.training:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(room, "_continue", stop)
+    generate_responses(model, tiny_tokenizer, "Hi", max_new_tokens=2)
+    model.model.layers[1].register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         generate_responses(model, tiny_tokenizer, "Hi")
-    assert model.training
+    assert all(module.training for module in model.modules())
     assert model.generation_config is own
+    assert model.config._attn_implementation == attention
 
 
 def test_models_own_sampling_settings_play_no_part(tiny_model, tiny_tokenizer):
@@ -126,21 +133,11 @@ def test_sampling_draws_from_the_models_distribution(tiny_model, tiny_tokenizer)
     prompt = tiny_tokenizer("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n").input_ids
     with torch.no_grad():
         expected = (model(torch.tensor([prompt])).logits[0, -1] / 2).softmax(-1)
-    seen: list[int] = []
-    plain = room._continue
-
-    def watch(*arguments):
-        written = plain(*arguments)
-        seen.extend(row[0] for row in written)
-        return written
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "_continue", watch)
-        generate_batch(
-            model, tiny_tokenizer, ["Hi"] * 4000, max_new_tokens=1, batch_size=2000, do_sample=True, temperature=2.0,
-            seed=0,
-        )  # fmt: skip
-    counts = torch.bincount(torch.tensor(seen), minlength=len(expected)) / len(seen)
+    found = generate_completions(
+        model, tiny_tokenizer, ["Hi"] * 4000, max_new_tokens=1, batch_size=2000, do_sample=True, temperature=2.0, seed=0
+    )
+    seen = torch.tensor([completion.tokens[0] for completion in found])
+    counts = torch.bincount(seen, minlength=len(expected)) / len(seen)
     assert (counts - expected).abs().sum() / 2 < 0.15  # about 0.11 expected of 4000 draws over 384 tokens
     assert counts[expected.argsort(descending=True)[50:]].sum() > 0.2  # no top-k
 
@@ -156,6 +153,29 @@ def test_seed_fixes_the_draw_and_leaves_the_global_state(tiny_model, tiny_tokeni
     before = torch.get_rng_state()
     assert draw(1) == draw(1) != draw(2)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_a_seed_torch_decides(tiny_model, tiny_tokenizer):
+    model = tiny_model("llama")
+
+    def draw(state):
+        torch.manual_seed(state)
+        return [generate_batch(model, tiny_tokenizer, ["Hi"], max_new_tokens=8, do_sample=True) for _ in range(2)]
+
+    first, second = draw(1)
+    assert first != second
+    assert draw(1) == [first, second]
+
+
+def test_finished_answers_are_told_from_cut_ones(tiny_model, tiny_tokenizer):
+    model = tiny_model("llama")
+    (whole,) = generate_completions(model, tiny_tokenizer, ["Hi"], max_new_tokens=12)
+    assert (whole.finish_reason, len(whole.tokens)) == ("length", 12)
+    model.generation_config.eos_token_id = [0, whole.tokens[6]]
+    place = whole.tokens.index(whole.tokens[6])
+    (ended,) = generate_completions(model, tiny_tokenizer, ["Hi"], max_new_tokens=12)
+    assert (ended.finish_reason, ended.tokens) == ("stop", whole.tokens[: place + 1])
+    assert ended.text == tiny_tokenizer.decode(whole.tokens[:place])
 
 
 def test_conversations_and_system_messages(tiny_model, tiny_tokenizer):
