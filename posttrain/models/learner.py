@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from posttrain.errors import ModelError
 from posttrain.models.heads import Chosen, chosen_logprobs
-from posttrain.models.layouts import LAYOUTS, Layout, choose_layout, probe
+from posttrain.models.layouts import LAYOUTS, Laid, Layout, choose_layout, probe
 from posttrain.types import Outputs, TokenForest
 
 
@@ -57,15 +57,11 @@ class Learner(nn.Module):
 
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
         """Outputs at the M trained tokens. `needs` may add "entropy", or "entropy_grad" for one with a gradient."""
-        if self.layout.attention and self._causal.config._attn_implementation != self.layout.attention:
-            self._causal.set_attn_implementation(self.layout.attention)
-        laid = self.layout.lay(forest)
+        laid = self._lay(forest)
         entropy_grad = "entropy_grad" in needs
         entropy = entropy_grad or "entropy" in needs
         if self.fused_head:
-            states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
-            hidden = states.reshape(-1, states.shape[-1]).index_select(0, laid.predictors)
-            head = self._causal.get_output_embeddings()
+            hidden, head = self._states(laid), self.head
             chosen = chosen_logprobs(
                 hidden, head.weight, forest.targets, bias=head.bias, temperature=self.temperature,
                 entropy=entropy, entropy_grad=entropy_grad,
@@ -75,6 +71,30 @@ class Learner(nn.Module):
             logits = logits if self.temperature == 1.0 else logits / self.temperature
             chosen = _from_logits(logits, forest.targets, entropy, entropy_grad)
         return Outputs(logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy)
+
+    @property
+    def head(self) -> Any:
+        """The module that makes logits of hidden states; all there is to it where `fused_head`."""
+        return self._causal.get_output_embeddings()
+
+    def states(self, forest: TokenForest) -> Tensor:
+        """[M, H]: what the head is given to predict the trained tokens from."""
+        return self._states(self._lay(forest))
+
+    def own_logits(self, forest: TokenForest, rows: slice) -> Tensor:
+        """[r, V]: the model's own logits before the trained tokens `rows`; a whole forward pass each time."""
+        laid = self._lay(forest)
+        return self._own_logits(laid.inputs, laid.predictors[rows])
+
+    def _lay(self, forest: TokenForest) -> Laid:
+        """The forest laid out, and the model ready for it."""
+        if self.layout.attention and self._causal.config._attn_implementation != self.layout.attention:
+            self._causal.set_attn_implementation(self.layout.attention)
+        return self.layout.lay(forest)
+
+    def _states(self, laid: Laid) -> Tensor:
+        states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
+        return states.reshape(-1, states.shape[-1]).index_select(0, laid.predictors)
 
     def _own_logits(self, inputs: dict[str, Any], predictors: Tensor) -> Tensor:
         if inputs["input_ids"].shape[0] == 1:  # logits_to_keep picks columns, the same in every row
