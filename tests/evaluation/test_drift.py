@@ -8,11 +8,10 @@ import torch
 from tiny import build_model, build_tokenizer
 
 from posttrain.errors import ConfigError, DataError, ModelError
-from posttrain.evaluation.drift import Drift, DriftProbe, drift_between, drift_metrics, spread, write_drift
+from posttrain.evaluation.drift import DriftProbe, drift_between, drift_metrics, spread, write_drift
 from posttrain.models.divergence import Moment
 from posttrain.models.learner import Learner
 from posttrain.models.reference import StartingWeights
-from posttrain.stats import Interval
 
 TEXTS = ["The capital of France is Paris.", "Two and three are five.", "A red fox and a grey wolf."]
 PROMPTS = [[40, 50, 60], [70, 80], [90, 100, 110, 120], [33]]  # tokens as they are
@@ -177,4 +176,3 @@ def test_the_file_and_the_log_have_their_names(tmp_path):
     metrics = drift_metrics(found)
     assert metrics["drift/prompts/kl_forward"] == found["prompts"].kl_forward.estimate
     assert "drift/neutral/length_after" not in metrics
-    assert isinstance(found["neutral"], Drift) and isinstance(found["neutral"].kl_forward, Interval)

@@ -25,7 +25,8 @@ def test_equal_counts_are_a_mean_with_the_usual_width():
 def test_a_single_text_has_no_interval():
     interval = bootstrap_ratio([2.0], [4])
     assert interval.estimate == 0.5
-    assert math.isnan(interval.low) and math.isnan(interval.high)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
 
 
 def test_the_same_seed_gives_the_same_interval():
