@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from posttrain.models.recomputed import recomputable
 from posttrain.types import TokenForest
 
 NAME = "posttrain_forest"
@@ -103,15 +104,19 @@ def forest_attention(
         )  # fmt: skip
     blocks = forest.blocks(sliding_window)
     sizes = [block.size for block in blocks]
-    # split, not slices: the backward of a slice fills a whole zero tensor each time
-    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
+    # split, not slices: the backward of a slice fills a whole zero tensor each time. And tokens before heads, as they
+    # come to lie in memory anyway, so that the pieces are put together again without a turn
+    pieces = (states.transpose(1, 2).split(sizes, dim=1) for states in (query, key, value))
+    queries, keys, values = ([piece.transpose(1, 2) for piece in split] for split in pieces)
     grouped = query.shape[1] != key.shape[1]
     outputs = []
     for index, block in enumerate(blocks):
         k, v = keys[index], values[index]
         if block.context:
-            k = torch.cat([*(keys[b].narrow(2, first, last - first) for b, first, last in block.context), k], dim=2)
-            v = torch.cat([*(values[b].narrow(2, first, last - first) for b, first, last in block.context), v], dim=2)
+            k, v = (
+                _joined([*(of[b].narrow(2, first, last - first) for b, first, last in block.context), of[index]], 2)
+                for of in (keys, values)
+            )
         if repeated := grouped and block.mask is not None and k.is_cuda:
             # CUDA's fast kernels take a mask or grouped heads, not both
             groups = query.shape[1] // k.shape[1]
@@ -126,9 +131,14 @@ def forest_attention(
                 is_causal=block.mask is None,
                 scale=scaling,
                 enable_gqa=grouped and not repeated,
-            )
+            ).transpose(1, 2)
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return (_joined(outputs, 1) if len(outputs) > 1 else outputs[0].contiguous()), None
+
+
+def _joined(pieces: list[Tensor], dim: int) -> Tensor:
+    """The pieces as one; kept for the backward they are anyway, so the whole is not."""
+    return recomputable(torch.cat(pieces, dim), lambda *again: torch.cat(again, dim), *pieces)
 
 
 AttentionInterface.register(NAME, forest_attention)

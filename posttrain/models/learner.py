@@ -35,9 +35,11 @@ class Learner(nn.Module):
             raise ModelError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
         self._own_attention = self._causal.config._attn_implementation
         self.fused_head = self._head_is_a_matrix()
+        self.stand_ins = StandIns(self._causal)
 
     def release(self) -> Any:
-        """The model with the attention it came with; the next forward takes over again."""
+        """The model with the attention and the modules it came with; the next forward takes over again."""
+        self.stand_ins.take_off()
         self._causal.set_attn_implementation(self._own_attention)
         return self.model
 
@@ -67,7 +69,8 @@ class Learner(nn.Module):
                 entropy=entropy, entropy_grad=entropy_grad,
             )  # fmt: skip
         else:
-            logits = self._own_logits(laid.inputs, laid.predictors).float()
+            with recomputing():
+                logits = self._own_logits(laid.inputs, laid.predictors).float()
             logits = logits if self.temperature == 1.0 else logits / self.temperature
             chosen = _from_logits(logits, forest.targets, entropy, entropy_grad)
         return Outputs(logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy)
