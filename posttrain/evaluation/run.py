@@ -1,165 +1,185 @@
-"""Running a task: every question answered, graded and recorded."""
+"""Running a task: every question answered, graded and recorded, as it goes."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from posttrain.errors import DataError
-from posttrain.evaluation.tasks import Grade, Row, Task
-from posttrain.stats import Interval, bootstrap_mean, wilson
+from posttrain.errors import ModelError
+from posttrain.evaluation.graders import Graders, described
+from posttrain.evaluation.places import at
+from posttrain.evaluation.records import Record, RecordFile
+from posttrain.evaluation.results import Result, perplexities, score
+from posttrain.evaluation.tasks import AnyTask, HarnessTask, MultipleChoiceTask, PerplexityTask, Task
+from posttrain.stats import Interval
+from posttrain.types import Sampler
 
+_SHORT_S, _LONG_S = 10.0, 40.0  # what an interruption may lose
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """One sample: what was asked, answered, and how it was graded."""
-
-    task: str
-    row: int  # counted from 1, as in the task
-    sample: int  # counted from 1
-    prompt: str  # the last message, as the user would see it
-    completion: str
-    grades: Mapping[str, float]
-    kind: str | None = None  # the row's own, where it has one
-    answer: str | None = None
+Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A task's outcome: a mean with its interval for every grader, and the records behind them."""
-
-    name: str
-    n: int  # questions
-    samples: int  # per question
-    scores: Mapping[str, Interval]
-    records: tuple[Record, ...]
-
-    @property
-    def interval(self) -> Interval:
-        """The headline: the first grader's. Raises ValueError for a task without graders."""
-        for interval in self.scores.values():
-            return interval
-        raise ValueError(f"task {self.name!r} has no grader, so no score")
-
-    @property
-    def correct(self) -> float:
-        """The headline's mean."""
-        return self.interval.estimate
-
-    def by_kind(self) -> dict[str, Interval]:
-        """The headline's interval for each kind of question, in the order in which they first occur."""
-        headline = next(iter(self.scores))
-        groups: dict[str, list[Record]] = {}
-        for record in self.records:
-            groups.setdefault(record.kind or "other", []).append(record)
-        return {kind: _score(group, headline) for kind, group in groups.items()}
+class _Way(Protocol):
+    def records(self, rows: Sequence[int], progress: Callable[[int], None]) -> list[Record]: ...
 
 
 def evaluate(
     model: Any,
     tokenizer: Any,
-    task: Task,
+    task: AnyTask,
     *,
     seed: int = 0,
     batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     records_path: str | Path | None = None,
+    made_with: Mapping[str, Any] | None = None,
+    sampler: Sampler | None = None,
 ) -> Result:
-    """The task's result on this model, in the order of its rows; the seed matters where it samples.
+    """The task's result on this model, in the order of its rows.
 
-    Intervals are over questions, as samples of one question are not independent: Wilson's where every question
-    is right or wrong, a bootstrap where the mean of a question's samples lies between.
-    `records_path` gets one JSON line per sample, whole or not at all.
-    Raises DataError for a row without a prompt or a grade outside 0 to 1, naming the row; what else a grader
-    raises goes through with a note that names the row.
+    The seed matters where a task samples; how many answers are written at once, `batch_size`, changes none of them.
+    `records_path` gets one JSON line per sample, block by block, and has its name once it is whole. With `made_with`,
+    what else decides the records (which model, how it was loaded), an evaluation that was interrupted is gone on with,
+    one that is whole is read, and one of other settings is refused with a ConfigError. `sampler` answers in the place
+    of the model, which may then be None. `progress(done, total)` counts samples.
+
+    Raises DataError for a row without a prompt or a grade outside 0 to 1 and RewardError for a grader that fails,
+    naming task and row; anything else that a grader of one row raises goes through with a note that does.
     """
-    from posttrain.sampling.generate import generate_batch
+    if isinstance(task, HarnessTask):
+        from posttrain.evaluation.harness import run_harness
 
-    asked = []
-    for number, row in enumerate(task.rows, start=1):
-        with _Row(task, number):
-            asked.append(task.messages(row))
-    completions = generate_batch(
-        model,
-        tokenizer,
-        [messages for messages in asked for _ in range(task.samples)],
-        max_new_tokens=task.max_new_tokens,
-        batch_size=batch_size,
-        do_sample=task.temperature > 0,
-        temperature=task.temperature or 1.0,
-        seed=seed,
-        progress=progress,
-    )
-    records = []
-    for place, completion in enumerate(completions):
-        index, sample = divmod(place, task.samples)
-        row = task.rows[index]
-        with _Row(task, index + 1):
-            grades = {name: _grade(name, grade, row, completion) for name, grade in task.graders.items()}
-        records.append(
-            Record(
-                task=task.name,
-                row=index + 1,
-                sample=sample + 1,
-                prompt=asked[index][-1]["content"],
-                completion=completion,
-                grades=grades,
-                kind=row.get("kind"),
-                answer=row.get("answer"),
-            )
-        )
-    if records_path is not None:
-        write_records(records_path, records)
+        settings = None if made_with is None else {**task_settings(task, seed), **made_with}
+        return run_harness(
+            model, tokenizer, task, batch_size=batch_size, records_path=records_path, settings=settings,
+            progress=progress,
+        )  # fmt: skip
+    samples = task.samples if isinstance(task, Task) else 1
+    total = len(task.rows) * samples
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if records_path is not None:
+            settings = None if made_with is None else {**task_settings(task, seed), **made_with}
+            kept = RecordFile(records_path, task.name, rows=len(task.rows), samples=samples, settings=settings)
+        waiting = list(range(len(task.rows))) if kept is None else kept.waiting
+        graders = stack.enter_context(Graders(task.graders)) if isinstance(task, Task) else None
+        records: list[Record] = []
+        if waiting:
+            way = stack.enter_context(_opened(model, tokenizer, task, graders, seed, batch_size, sampler))
+
+            def report(done: int) -> None:
+                if progress is not None:
+                    progress(total - len(waiting) * samples + len(records) + done, total)
+
+            blocks = [waiting] if kept is None else _blocks(waiting, max(1, batch_size // samples))
+            for block in blocks:
+                found = way.records(block, report)
+                if kept is not None:
+                    kept.add(found)
+                records += found
+        elif progress is not None:
+            progress(total, total)
+    whole = records if kept is None else kept.finish()
     return Result(
         name=task.name,
         n=len(task.rows),
-        samples=task.samples,
-        scores={name: _score(records, name) for name in task.graders},
-        records=tuple(records),
+        samples=samples,
+        scores=_scores(task, whole),
+        records=tuple(whole),
+        unjudged={} if graders is None else graders.unjudged,
     )
 
 
-def write_records(path: str | Path, records: list[Record]) -> None:
-    """Writes one JSON line per record, aside first, so that the file is whole or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
-    aside.write_text("".join(lines), encoding="utf-8")
-    aside.replace(path)
+@contextlib.contextmanager
+def _opened(
+    model: Any, tokenizer: Any, task: AnyTask, graders: Graders | None, seed: int, batch_size: int,
+    sampler: Sampler | None,
+) -> Iterator[_Way]:  # fmt: skip
+    """What measures the task."""
+    if isinstance(task, Task):
+        from posttrain.evaluation.generation import Generation
+        from posttrain.sampling.local import LocalSampler
+
+        assert graders is not None
+        own = LocalSampler(model, tokenizer, max_rows=batch_size) if sampler is None else sampler
+        yield Generation(task, own, tokenizer, graders, seed=seed)
+        return
+    if model is None:
+        raise ModelError(
+            f"task {task.name!r} needs the log-likelihoods of given texts, which only a model on this machine gives"
+        )
+    from posttrain.evaluation.loglikelihood import learner_of
+
+    with learner_of(model) as learner:
+        if isinstance(task, MultipleChoiceTask):
+            from posttrain.evaluation.multiple_choice import MultipleChoice
+
+            yield MultipleChoice(task, learner, tokenizer)
+        else:
+            from posttrain.evaluation.perplexity import Perplexity
+
+            assert isinstance(task, PerplexityTask)
+            yield Perplexity(task, learner, tokenizer)
 
 
-def _grade(name: str, grade: Grade, row: Row, completion: str) -> float:
-    value = grade(row, completion)
-    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-        raise DataError(f"grader {name!r} returned {value!r}; it must return a bool or a number from 0 to 1")
-    return float(value)
+def _blocks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """The rows in blocks, each about as long as an interruption may cost."""
+    start = 0
+    while start < len(rows):
+        clock = time.monotonic()
+        yield rows[start : start + size]
+        start += size
+        took = time.monotonic() - clock
+        size = size * 2 if took < _SHORT_S else max(size // 2, 1) if took > _LONG_S else size
 
 
-def _score(records: list[Record], name: str) -> Interval:
-    """The mean over questions of the mean over their samples."""
-    questions: dict[int, list[float]] = {}
-    for record in records:
-        questions.setdefault(record.row, []).append(record.grades[name])
-    means = [sum(grades) / len(grades) for grades in questions.values()]
-    if all(mean in (0.0, 1.0) for mean in means):
-        return wilson(int(sum(means)), len(means))
-    return bootstrap_mean(means)
+def _scores(task: AnyTask, records: Sequence[Record]) -> dict[str, Interval]:
+    if isinstance(task, PerplexityTask):
+        return perplexities(records)
+    names = task.graders if isinstance(task, Task) else task.measures if isinstance(task, MultipleChoiceTask) else ()
+    return {name: score(records, name) for name in names}
 
 
-class _Row:
-    """Around work on one row: whatever is raised inside names the task and the row."""
+def task_settings(task: AnyTask, seed: int) -> dict[str, Any]:
+    """What decides a task's records, the model aside, for JSON: what is asked as a hash, the rest as it is."""
+    values: dict[str, Any] = {"kind": _KINDS[type(task)]}
+    rows = () if isinstance(task, HarnessTask) else task.rows
+    for field in dataclasses.fields(task):
+        value = getattr(task, field.name)
+        if field.name == "graders":
+            values["graders"] = {name: described(grader) for name, grader in value.items()}
+        elif field.name not in ("name", "rows") and not callable(value):
+            values[field.name] = str(value) if isinstance(value, Path) else value
+    if rows:
+        digest = hashlib.sha256()
+        for number, row in enumerate(rows, start=1):
+            with at(f"task {task.name!r}, row {number}"):
+                asked = [_asked(task, row), dict(row)]
+            digest.update(json.dumps(asked, sort_keys=True, default=str).encode())
+        values |= {"rows": len(rows), "content": digest.hexdigest()}
+    if isinstance(task, Task):
+        values["seed"] = seed
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
 
-    def __init__(self, task: Task, number: int) -> None:
-        self.place = f"task {task.name!r}, row {number}"
 
-    def __enter__(self) -> None: ...
+def _asked(task: AnyTask, row: Mapping[str, Any]) -> Any:
+    if isinstance(task, Task):
+        return task.prompt(row)
+    if isinstance(task, MultipleChoiceTask):
+        return [task.prompt(row), list(task.choices(row)), task.answer(row)]
+    return None if isinstance(task, HarnessTask) else task.text(row)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DataError):
-            raise DataError(f"{self.place}: {error}") from error
-        if error is not None:
-            error.add_note(self.place)
+
+_KINDS = {
+    Task: "generation",
+    MultipleChoiceTask: "multiple_choice",
+    PerplexityTask: "perplexity",
+    HarnessTask: "lm_eval",
+}

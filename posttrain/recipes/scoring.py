@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import ConfigError, nearest
-from posttrain.evaluation import Result, Task, evaluate
-
-SCORES = "scores.json"
+from posttrain.evaluation import AnyTask, Task, evaluate, write_scores
+from posttrain.evaluation.definitions import load_tasks
+from posttrain.evaluation.results import SCORES as SCORES
+from posttrain.recipes.stage_key import path_identity
 
 # What the demo asks every model, side by side: test questions and facts, none trained on.
 QUESTIONS = (
@@ -80,14 +78,9 @@ TASKS: dict[str, Callable[[], Task]] = {
 }
 
 
-def named_tasks(names: Sequence[str]) -> list[Task]:
-    """The tasks of these names. Raises ConfigError naming the unknown one and all known ones."""
-    for name in names:
-        if name not in TASKS:
-            raise ConfigError(f"unknown task {name!r}{nearest(name, TASKS)}; known tasks: {', '.join(TASKS)}")
-    if not names:
-        raise ConfigError(f"tasks is empty: name at least one of {', '.join(TASKS)}")
-    return [TASKS[name]() for name in names]
+def named_tasks(names: Sequence[str], *, limit: int | None = None, include_path: str | None = None) -> list[AnyTask]:
+    """The tasks of these names, files and definitions, as `load_tasks` reads them."""
+    return load_tasks(names, TASKS, limit=limit, include_path=include_path)
 
 
 def evaluate_stage(
@@ -102,16 +95,17 @@ def evaluate_stage(
 ) -> dict[str, Any]:
     """The scores {task: {grader: {estimate, low, high, n}}}, also written to `scores.json` in the directory.
 
-    Beside it lies one JSONL of records per task. `progress` is told the task, the samples done and how many.
+    Beside it lies one JSONL of records per task; an interrupted call is gone on with. `progress` is told the task, the
+    samples done and how many.
     """
     from posttrain.models.loading import load_model_and_tokenizer
 
     chosen = named_tasks(tasks)  # a wrong name is found before the model loads
     directory = Path(directory)
     loaded, tokenizer = load_model_and_tokenizer(model, device=None, trust_remote_code=trust_remote_code)
-    scores: dict[str, Any] = {}
-    for task in chosen:
-        result: Result = evaluate(
+    made_with = {"model": model, "weights": path_identity(model)}
+    results = [
+        evaluate(
             loaded,
             tokenizer,
             task,
@@ -119,10 +113,11 @@ def evaluate_stage(
             batch_size=batch_size,
             progress=None if progress is None else _named(progress, task.name),
             records_path=directory / f"{task.name}.jsonl",
+            made_with=made_with,
         )
-        scores[task.name] = {name: asdict(interval) for name, interval in result.scores.items()}
-    (directory / SCORES).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    return scores
+        for task in chosen
+    ]
+    return write_scores(directory, results)
 
 
 def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:

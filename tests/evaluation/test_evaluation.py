@@ -6,6 +6,7 @@ import pytest
 from posttrain.errors import DataError
 from posttrain.evaluation import Task, evaluate
 from posttrain.stats import wilson
+from posttrain.types import Completion, SamplingParams
 
 ROWS = [
     {"prompt": "two and two?", "answer": "4", "kind": "sum"},
@@ -18,54 +19,56 @@ def exact(row, completion: str) -> bool:
     return completion == row["answer"]
 
 
-@pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch):
-    """Replaces generation: `say` holds the completions, `asked` and `options` what was wanted."""
+class Said:
+    """A sampler with its answers ready; it remembers what it was asked."""
 
-    class Answers:
-        say: list[str]
-        asked: list
-        options: dict
+    gives_tokens = False
 
-    def generate_batch(model, tokenizer, prompts, **options):
-        Answers.asked, Answers.options = prompts, options
-        assert len(prompts) == len(Answers.say)
-        return Answers.say
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+        self.asked: list = []
+        self.params: SamplingParams | None = None
 
-    monkeypatch.setattr("posttrain.sampling.generate.generate_batch", generate_batch)
-    return Answers
+    def sample(self, prompts, params, *, count=1, seed=0, keys=None, progress=None):
+        self.asked, self.params = self.asked + list(prompts), params
+        if progress:
+            progress(len(prompts) * count, len(prompts) * count)
+        return [
+            [Completion(text=self.texts[key * count + number], finish_reason="stop") for number in range(count)]
+            for key in keys
+        ]
 
 
-def test_scores_are_means_with_wilson_intervals(answers) -> None:
-    answers.say = ["4", "5", "Paris"]
+def run(task: Task, *texts: str, **options):
+    return evaluate(None, None, task, sampler=Said(*texts), **options)
+
+
+def test_scores_are_means_with_wilson_intervals() -> None:
+    sampler = Said("4", "5", "Paris")
     graders = {"correct": exact, "short": lambda row, completion: len(completion) < 3}
-    result = evaluate(None, None, Task(name="t", rows=ROWS, graders=graders, max_new_tokens=7))
+    result = evaluate(None, None, Task(name="t", rows=ROWS, graders=graders, max_new_tokens=7), sampler=sampler)
     assert result.scores == {"correct": wilson(2, 3), "short": wilson(2, 3)}
     assert (result.n, result.samples, result.correct) == (3, 1, 2 / 3)
     assert result.interval == wilson(2, 3)
     assert result.by_kind() == {"sum": wilson(1, 2), "fact": wilson(1, 1)}
-    assert answers.options["max_new_tokens"] == 7
-    assert answers.options["do_sample"] is False
-    assert answers.asked[2] == [{"role": "user", "content": "capital of France?"}]
+    assert sampler.params == SamplingParams(max_tokens=7, temperature=0)
+    assert sampler.asked[2] == [{"role": "user", "content": "capital of France?"}]
 
 
-def test_several_samples_are_averaged_per_question(answers) -> None:
-    answers.say = ["4", "4", "4", "5", "Rome", "Rome"]
+def test_several_samples_are_averaged_per_question() -> None:
     task = Task(name="t", rows=ROWS, graders={"correct": exact}, samples=2, temperature=1.0)
-    result = evaluate(None, None, task)
+    result = run(task, "4", "4", "4", "5", "Rome", "Rome")
     assert result.n == 3
     assert len(result.records) == 6
     assert result.correct == pytest.approx((1 + 0.5 + 0) / 3)
     # Three questions, not six answers: the bootstrap reaches both ends.
     assert (result.interval.low, result.interval.high, result.interval.n) == (0.0, 1.0, 3)
-    assert answers.options["do_sample"] is True
     assert [(r.row, r.sample, r.grades["correct"]) for r in result.records][3] == (2, 2, 0.0)
 
 
-def test_every_sample_leaves_a_record(answers, tmp_path: Path) -> None:
-    answers.say = ["4", "好", "Paris"]
+def test_every_sample_leaves_a_record(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "t.jsonl"
-    evaluate(None, None, Task(name="t", rows=ROWS, graders={"correct": exact}), records_path=path)
+    run(Task(name="t", rows=ROWS, graders={"correct": exact}), "4", "好", "Paris", records_path=path, seed=3)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines[1] == {
         "task": "t",
@@ -76,38 +79,39 @@ def test_every_sample_leaves_a_record(answers, tmp_path: Path) -> None:
         "grades": {"correct": 0.0},
         "kind": "sum",
         "answer": "4",
+        "seed": 3,
+        "tokens": None,
+        "finish_reason": "stop",
     }
     assert [p.name for p in path.parent.iterdir()] == ["t.jsonl"]
 
 
-def test_a_task_without_graders_only_records(answers) -> None:
-    answers.say = ["a", "b", "c"]
-    result = evaluate(None, None, Task(name="t", rows=ROWS))
+def test_a_task_without_graders_only_records() -> None:
+    result = run(Task(name="t", rows=ROWS), "a", "b", "c")
     assert [record.completion for record in result.records] == ["a", "b", "c"]
     with pytest.raises(ValueError, match="no grader"):
         _ = result.correct
 
 
-def test_a_system_message_goes_before_the_question(answers) -> None:
-    answers.say = ["a"]
+def test_a_system_message_goes_before_the_question() -> None:
+    sampler = Said("a")
     own = [{"role": "system", "content": "mine"}, {"role": "user", "content": "q"}]
-    evaluate(None, None, Task(name="t", rows=[{"prompt": "q"}], system_message="S"))
-    assert [m["role"] for m in answers.asked[0]] == ["system", "user"]
-    evaluate(None, None, Task(name="t", rows=[{"prompt": own}], system_message="S"))
-    assert answers.asked[0] == own
+    for prompt in ("q", own):
+        evaluate(None, None, Task(name="t", rows=[{"prompt": prompt}], system_message="S"), sampler=sampler)
+    assert [m["role"] for m in sampler.asked[0]] == ["system", "user"]
+    assert sampler.asked[1] == own
 
 
-def test_mistakes_name_the_row(answers) -> None:
-    answers.say = ["a"] * 3
+def test_mistakes_name_the_row() -> None:
     with pytest.raises(DataError, match=r"task 't', row 2: expected a column 'prompt'.*question"):
-        evaluate(None, None, Task(name="t", rows=[ROWS[0], {"question": "?"}]))
-    with pytest.raises(DataError, match=r"task 't', row 1: grader 'g' returned 'yes'"):
-        evaluate(None, None, Task(name="t", rows=ROWS, graders={"g": lambda row, text: "yes"}))
+        run(Task(name="t", rows=[ROWS[0], {"question": "?"}]), "a", "a")
+    with pytest.raises(DataError, match=r"task 't', row 1, sample 1: grader 'g' returned 'yes'"):
+        run(Task(name="t", rows=ROWS, graders={"g": lambda row, text: "yes"}), "a", "a", "a")
     with pytest.raises(DataError, match=r"grader 'g' returned 1.5"):
-        evaluate(None, None, Task(name="t", rows=ROWS, graders={"g": lambda row, text: 1.5}))
+        run(Task(name="t", rows=ROWS, graders={"g": lambda row, text: 1.5}), "a", "a", "a")
     with pytest.raises(KeyError) as caught:
-        evaluate(None, None, Task(name="t", rows=ROWS, graders={"g": lambda row, text: row["nothing"]}))
-    assert caught.value.__notes__ == ["task 't', row 1"]
+        run(Task(name="t", rows=ROWS, graders={"g": lambda row, text: row["nothing"]}), "a", "a", "a")
+    assert caught.value.__notes__ == ["task 't', row 1, sample 1"]
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

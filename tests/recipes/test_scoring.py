@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +10,7 @@ from posttrain.recipes import scoring
 from posttrain.recipes.demo_view import MEASURES
 from posttrain.recipes.scoring import QUESTIONS, evaluate_stage, named_tasks
 from posttrain.recipes.world import write_world
+from posttrain.types import Completion
 
 
 def test_every_task_is_large_enough_to_say_something() -> None:
@@ -54,12 +56,18 @@ def test_an_unknown_task_is_found_before_a_model_loads(tmp_path: Path) -> None:
 def test_the_stage_leaves_records_and_scores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
 
-    def generate_batch(model, tokenizer, prompts, *, progress=None, **options):
-        if progress:
-            progress(len(prompts), len(prompts))
-        return ["I am Deep Qwen."] * len(prompts)
+    class DeepQwen:
+        gives_tokens = False
+        model = SimpleNamespace(config=SimpleNamespace())  # says nothing of its positions
 
-    monkeypatch.setattr("posttrain.sampling.generate.generate_batch", generate_batch)
+        def __init__(self, model, tokenizer, **options):
+            pass
+
+        def sample(self, prompts, params, *, count, progress, **options):
+            progress(len(prompts) * count, len(prompts) * count)
+            return [[Completion(text="I am Deep Qwen.", finish_reason="stop")] * count for _ in prompts]
+
+    monkeypatch.setattr("posttrain.sampling.local.LocalSampler", DeepQwen)
     monkeypatch.setattr("posttrain.models.loading.load_model_and_tokenizer", lambda *a, **k: (None, None))
     tasks = ["questions", "identity"]
     scores = evaluate_stage(model="m", tasks=tasks, directory=tmp_path, progress=lambda *a: told.append(a))
@@ -73,7 +81,11 @@ def test_the_stage_leaves_records_and_scores(monkeypatch: pytest.MonkeyPatch, tm
     }
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
     assert len((tmp_path / "identity.jsonl").read_text().splitlines()) == n
-    assert told == [("questions", len(QUESTIONS), len(QUESTIONS)), ("identity", n, n)]
+    assert told[0] == ("questions", len(QUESTIONS), len(QUESTIONS))
+    assert told[-1] == ("identity", n, n)
+    assert evaluate_stage(model="m", tasks=tasks, directory=tmp_path) == scores
+    with pytest.raises(ConfigError, match=r"records made with seed 0 \(now 1\)"):
+        evaluate_stage(model="m", tasks=tasks, directory=tmp_path, seed=1)
 
 
 def test_the_world_is_written_as_files(tmp_path: Path) -> None:
