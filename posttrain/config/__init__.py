@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from posttrain.config.base import Config
     from posttrain.config.dpo import DPOConfig
+    from posttrain.config.gate import GateConfig
     from posttrain.config.grpo import GRPOConfig
     from posttrain.config.recipe import Recipe, load_recipe
     from posttrain.config.sft import SFTConfig
@@ -19,11 +20,12 @@ _HOME = {
     "SFTConfig": "posttrain.config.sft",
     "DPOConfig": "posttrain.config.dpo",
     "GRPOConfig": "posttrain.config.grpo",
+    "GateConfig": "posttrain.config.gate",
     "Recipe": "posttrain.config.recipe",
     "load_recipe": "posttrain.config.recipe",
 }
 
-__all__ = ["Config", "DPOConfig", "GRPOConfig", "Recipe", "SFTConfig", "TrainingConfig", "load_recipe"]
+__all__ = ["Config", "DPOConfig", "GRPOConfig", "GateConfig", "Recipe", "SFTConfig", "TrainingConfig", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -90,7 +90,7 @@ def _is_binary(change: NDArray[np.float64]) -> bool:
 def _changes(first: Sequence[float], second: Sequence[float]) -> NDArray[np.float64]:
     if len(first) != len(second):
         raise ValueError(f"{len(first)} grades against {len(second)}: a paired comparison needs the same questions")
-    if not first:
+    if len(first) == 0:
         raise ValueError("no grades to compare")
     before, after = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     for grades in (before, after):

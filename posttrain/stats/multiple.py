@@ -21,21 +21,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def fallback(p_values: ArrayLike, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What each test of an ordered list may err, and which of them reject; tests on the last axis (Wiens 2003).
+def fallback(p_values: ArrayLike, shares: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What each test of an ordered list may err, and which of them reject; the tests lie on the last axis (Wiens 2003).
 
-    Each of k tests has alpha / k, and one that rejects hands all it had on to the next. So none has less than
-    Bonferroni gives, and the last has all of alpha where every one before it rejects.
-
-    The chance of any false rejection is at most alpha, however the tests depend: a true null that is the first to be
-    falsely rejected had at most its own alpha / k and those of the false nulls between it and the true null before
-    it, which do not depend on chance and sum to at most alpha over the true nulls.
+    Each test has its share of the error, and one that rejects hands all it had on to the next. The chance of any false
+    rejection is at most the sum of the shares, however the tests depend: a true null that is the first to be falsely
+    rejected had at most its own share and those of the false nulls between it and the true null before it; these
+    amounts do not depend on chance, and over the true nulls they sum to no more than all shares.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    share = alpha / p.shape[-1]
+    if p.shape[-1] != len(shares):
+        raise ValueError(f"{p.shape[-1]} tests and {len(shares)} shares: one share a test is needed")
     levels, rejected = np.zeros_like(p), np.zeros(p.shape, dtype=bool)
     handed = np.zeros(p.shape[:-1])
-    for i in range(p.shape[-1]):
+    for i, share in enumerate(shares):
         levels[..., i] = share + handed
         rejected[..., i] = p[..., i] <= levels[..., i]
         handed = np.where(rejected[..., i], levels[..., i], 0.0)
