@@ -160,7 +160,9 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     turned = _Rotary.apply(x, cos, sin)
-    return recomputable(turned, _turned, x, cos, sin) if is_recomputable(x) else turned
+    # what is turned is kept anyway if it can be made again itself, or lies beside the values in a joint projection
+    joint = x.untyped_storage().nbytes() > x.numel() * x.element_size()
+    return recomputable(turned, _turned, x, cos, sin) if joint or is_recomputable(x) else turned
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:

@@ -41,6 +41,7 @@ class ForestPlan:
         self._chains: list[int] = []  # tokens of each chain: a segment, its first child, that child's first child ...
         self._contexts: list[tuple[tuple[int, int, int], ...]] = []
         self._blocks: dict[int | None, list[Block]] = {}
+        self._added: dict[tuple[int, torch.dtype], Tensor] = {}
         place: list[tuple[int, int]] = []  # per segment: its chain, and where in the chain it ends
         for index, (length, parent) in enumerate(zip(forest.lengths, forest.parents)):
             if parent >= 0 and parent == index - 1:  # preorder: the first child follows its parent
@@ -51,6 +52,13 @@ class ForestPlan:
                 self._chains.append(length)
                 self._contexts.append(self._context_after(place[parent]) if parent >= 0 else ())
             place.append((chain, self._chains[chain]))
+
+    def added(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """A block's mask as numbers to add, 0 or -inf: what attention would make anew, and keep, in each layer."""
+        key = (id(mask), dtype)
+        if key not in self._added:
+            self._added[key] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+        return self._added[key]
 
     def _context_after(self, place: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
         chain, end = place
@@ -109,6 +117,8 @@ def forest_attention(
     pieces = (states.transpose(1, 2).split(sizes, dim=1) for states in (query, key, value))
     queries, keys, values = ([piece.transpose(1, 2) for piece in split] for split in pieces)
     grouped = query.shape[1] != key.shape[1]
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     outputs = []
     for index, block in enumerate(blocks):
         k, v = keys[index], values[index]
@@ -126,7 +136,7 @@ def forest_attention(
                 queries[index],
                 k,
                 v,
-                attn_mask=block.mask,
+                attn_mask=None if block.mask is None else forest.added(block.mask, dtype),
                 dropout_p=dropout,
                 is_causal=block.mask is None,
                 scale=scaling,
