@@ -23,7 +23,9 @@ from posttrain.sources.rollouts import Graded, Group, pack, rollout_metrics, unp
 from posttrain.sources.samples import SamplesFile
 from posttrain.types import Metrics, Sampler, SamplingParams, Segment
 
-TRACKED = 16  # completions whose KL to the start is measured where the loss does not need it
+# The KL to the start, where the loss does not need it, is measured on some completions of some groups: each group costs
+# a prompt, and 16 of those, when long, cost more than the completions
+TRACKED_GROUPS, TRACKED_MEMBERS = 4, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,8 +271,8 @@ class OnlineSource:
         )
 
     def _kl(self, groups: Sequence[Group]) -> tuple[float, float]:
-        """(sum, tokens) of the KL to the start, estimated on the first completion of some groups."""
-        some = [replace(group, members=group.members[:1]) for group in groups[:TRACKED]]
+        """(sum, tokens) of the KL to the start, estimated on the first completions of the first groups."""
+        some = [replace(group, members=group.members[:TRACKED_MEMBERS]) for group in groups[:TRACKED_GROUPS]]
         policy = [p for group in some for member in group.members for p in member.completion.logprobs or ()]
         start = [p for values in self._ask_reference(some) for p in values]
         divergence = kl_estimate(torch.tensor(policy), torch.tensor(start), "k3")
