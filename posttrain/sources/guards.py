@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from posttrain.engine.alarms import Alarm
-
-WINDOW = 3  # log entries that are looked at together, so that one odd rollout raises nothing
-AGAIN_AFTER = 10  # log entries until an alarm that goes on is raised again
-
-Entries = Sequence[Mapping[str, Any]]
+from posttrain.engine.history import WINDOW, Entries, first_and_last, mean, raised
 
 
 class OnlineGuards:
@@ -22,35 +18,12 @@ class OnlineGuards:
     def __call__(self, history: Entries) -> list[Alarm]:
         """What is wrong after the last entry and was not said lately."""
         entries = [entry for entry in history if "reward" in entry]
-        if not entries:
-            return []
-        since = entries[-AGAIN_AFTER:][0].get("step", 0)
-        said = {entry["alarm"] for entry in history if "alarm" in entry and entry.get("step", 0) >= since}
-        found = []
-        for name, look in ALARMS.items():
-            text = look(entries, self._max_kl)
-            if text and name not in said:
-                found.append(Alarm(name=name, text=text))
-        return found
-
-
-def _mean(entries: Entries, name: str) -> float | None:
-    """The mean over entries that have it."""
-    values = [float(entry[name]) for entry in entries if name in entry]
-    return sum(values) / len(values) if values else None
-
-
-def _first_and_last(entries: Entries, name: str) -> tuple[float, float] | None:
-    """The means of the first and of the last few entries, once these are different ones."""
-    having = [entry for entry in entries if name in entry]
-    if len(having) < 2 * WINDOW:
-        return None
-    first, last = _mean(having[:WINDOW], name), _mean(having[-WINDOW:], name)
-    return None if first is None or last is None else (first, last)
+        looks = {name: partial(look, entries, self._max_kl) for name, look in ALARMS.items()}
+        return raised(history, entries, looks)
 
 
 def _entropy(entries: Entries, max_kl: float | None) -> str | None:
-    pair = _first_and_last(entries, "entropy")
+    pair = first_and_last(entries, "entropy")
     if pair is None or pair[1] > 0.2 * pair[0]:
         return None
     return (
@@ -60,8 +33,8 @@ def _entropy(entries: Entries, max_kl: float | None) -> str | None:
 
 
 def _length(entries: Entries, max_kl: float | None) -> str | None:
-    lengths = _first_and_last(entries, "completions/mean_length")
-    rewards = _first_and_last(entries, "reward")
+    lengths = first_and_last(entries, "completions/mean_length")
+    rewards = first_and_last(entries, "reward")
     if lengths is None or rewards is None or lengths[1] < 1.5 * lengths[0] or rewards[1] > rewards[0]:
         return None
     return (
@@ -71,7 +44,7 @@ def _length(entries: Entries, max_kl: float | None) -> str | None:
 
 
 def _kl(entries: Entries, max_kl: float | None) -> str | None:
-    kl = _mean([entry for entry in entries if "kl" in entry][-1:], "kl")
+    kl = mean([entry for entry in entries if "kl" in entry][-1:], "kl")
     if max_kl is None or kl is None or kl <= max_kl:
         return None
     return (
@@ -81,10 +54,10 @@ def _kl(entries: Entries, max_kl: float | None) -> str | None:
 
 
 def _signal(entries: Entries, max_kl: float | None) -> str | None:
-    idle = _mean(entries[-WINDOW:], "frac_reward_zero_std")
+    idle = mean(entries[-WINDOW:], "frac_reward_zero_std")
     if len(entries) < WINDOW or idle is None or idle < 1:
         return None
-    reward = _mean(entries[-WINDOW:], "reward") or 0.0
+    reward = mean(entries[-WINDOW:], "reward") or 0.0
     return (
         f"no group had completions with different rewards (mean reward {reward:.2f}), so nothing was learned. The "
         "prompts are too hard or too easy for this model: choose others, or set dynamic_sampling=True."
@@ -92,7 +65,7 @@ def _signal(entries: Entries, max_kl: float | None) -> str | None:
 
 
 def _truncation(entries: Entries, max_kl: float | None) -> str | None:
-    share = _mean(entries[-WINDOW:], "completions/clipped_ratio")
+    share = mean(entries[-WINDOW:], "completions/clipped_ratio")
     if len(entries) < WINDOW or share is None or share <= 0.5:
         return None
     return (
@@ -102,15 +75,15 @@ def _truncation(entries: Entries, max_kl: float | None) -> str | None:
 
 
 def _repetition(entries: Entries, max_kl: float | None) -> str | None:
-    share = _mean(entries[-WINDOW:], "completions/repetition")
-    pair = _first_and_last(entries, "completions/repetition")
+    share = mean(entries[-WINDOW:], "completions/repetition")
+    pair = first_and_last(entries, "completions/repetition")
     if share is None or pair is None or share < max(0.3, 2 * pair[0]):
         return None
     return f"{share:.0%} of what is written repeats itself, at the start it was {pair[0]:.0%}. Read samples.jsonl."
 
 
 def _unjudged(entries: Entries, max_kl: float | None) -> str | None:
-    share = _mean(entries[-WINDOW:], "rewards/unjudged")
+    share = mean(entries[-WINDOW:], "rewards/unjudged")
     if share is None or share <= 0.1:
         return None
     return (
