@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +218,21 @@ def test_the_simulation_decides_as_the_gate_does() -> None:
             checkpoints.append(Checkpoint(step=i, path=str(i), grades={"facts": facts}))
         assert [result.passed for result in decide(start, checkpoints, gate).checkpoints] == said[run].tolist()
     assert 0 < said.sum() < said.size
+
+
+def test_the_page_on_the_gate_says_what_is_so(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gate.md").read_text(encoding="utf-8")
+    (tmp_path / "gate.yaml").write_text(page.split("```text\n")[1].split("```")[0])
+    gate = GateConfig.from_yaml(tmp_path / "gate.yaml")
+    assert (gate.task_names(), gate.max_kl, gate.level) == (["identity", "battery"], 0.5, 0.95)
+    fields = page.split("| field |")[1].split("\n\n")[0]
+    assert {name.strip("| `") for name in re.findall(r"^\| `\w+` \|", fields, re.MULTILINE)} == {
+        *GateConfig.model_fields
+    }
+    head, _, *rows = page.split("## Choosing")[1].split("\n\n")[2].splitlines()
+    losses = [float(name.split()[0]) / 100 for name in head.strip("| ").split(" | ")[1:]]
+    for row in rows:
+        changed, *needed = row.strip("| ").split(" | ")
+        share = float(changed.rstrip("%")) / 100
+        assert needed == [f"{questions_needed(share, threshold=-loss):,}" for loss in losses]
+    assert len(rows) == 5
