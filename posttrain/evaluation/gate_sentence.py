@@ -61,6 +61,8 @@ def _failures(result: CheckpointResult) -> str:
     if not result.kl_passed and result.max_kl is not None:
         drift = "an unknown distance" if result.kl is None else f"{result.kl:.3g} nats a token"
         parts.append(f"drifted {drift} from the start, where {result.max_kl:g} are allowed")
+    if len(parts) > _NAMED + 1:
+        parts = [*parts[:_NAMED], f"failed on {len(parts) - _NAMED} more counts"]
     return ", and ".join(parts)
 
 
@@ -73,7 +75,7 @@ def _lost(r: RetentionResult) -> str:
             f"({_from_to(r)}), where {_number(r.max_loss)} are allowed"
         )
     if r.too_small:
-        said += f"; {r.n} questions are too few to tell, about {r.needed} are needed"
+        said += f" ({r.n:,} questions are too few to tell, about {r.needed:,} are needed)"
     return said
 
 
@@ -85,7 +87,7 @@ def _missed(t: TargetResult) -> str:
         return said + (f", where a gain of {_points(t.min_gain)} is asked" if t.min_gain else "")
     said = "gained nothing" if gain == 0 else f"gained {_points(gain)}"
     said += f" on the target {t.task} ({_from_to(t)}), which may be chance"
-    return said + (f"; {t.n} questions are too few, about {t.needed} are needed" if t.too_small else "")
+    return said + (f" ({t.n:,} questions are too few to tell, about {t.needed:,} are needed)" if t.too_small else "")
 
 
 def _others(results: Sequence[CheckpointResult]) -> str:

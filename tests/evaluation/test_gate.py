@@ -87,7 +87,7 @@ def test_a_retention_set_that_is_too_small_is_named_with_what_is_needed() -> Non
     assert result.needed == questions_needed(1 / 41, threshold=-0.02)
     assert (decision.status, result.too_small, result.loss.estimate) == (4, True, 0.0)
     assert "may have lost as much as 7.2 points on facts (100.0% to 100.0%), where 2 are allowed" in decision.sentence
-    assert decision.sentence.endswith(f"40 questions are too few to tell, about {result.needed} are needed.")
+    assert decision.sentence.endswith(f"(40 questions are too few to tell, about {result.needed} are needed).")
     enough = {"facts": [1.0] * 200}
     large = decide(enough, [Checkpoint(step=1, path="m", grades=enough)], gate)
     assert (large.status, large.checkpoints[0].retention[0].too_small) == (0, False)
@@ -114,7 +114,7 @@ def test_a_gain_that_may_be_chance_is_no_gain() -> None:
     lucky = Checkpoint(step=1, path="m", grades={"name": [1.0] * 2 + [0.0] * 18})
     decision = decide(start, [lucky], gate)
     assert decision.status == 4  # 10 points measured, 5 asked: two of twenty
-    assert "gained 10 points on the target name (0.0% to 10.0%), which may be chance; 20 questions are too few" in (
+    assert "gained 10 points on the target name (0.0% to 10.0%), which may be chance (20 questions are too few" in (
         decision.sentence
     )
     luckier = Checkpoint(step=1, path="m", grades={"name": [1.0] * 8 + [0.0] * 12})
