@@ -36,9 +36,10 @@ RECIPE = Path(__file__).with_name("demo.yaml")
 INTRODUCTION = (
     "A base model only continues text. Two trainings make it an assistant with a name of its own: [bold]SFT[/] "
     'shows it conversations; [bold]DPO[/] shows it its own answers beside corrected ones, with "Deep Qwen" for '
-    '"Qwen". All three models get the same questions, and what each training cost is measured too.\n'
+    '"Qwen"; [bold]GRPO[/] lets it try word problems and tells it which of its answers were right. All four models get '
+    "the same questions, and what each training cost is measured too.\n"
     "The model is tiny (1M parameters, pretrained by this project on a small world of its own), so this takes "
-    "a minute or two; a real model takes the same recipe with one line changed."
+    "two or three minutes; a real model takes the same recipe with one line changed."
 )
 
 # What a stage does, said before it runs.
@@ -53,10 +54,12 @@ STORY = {
     ),
     "dpo": ("DPO", "prefer the corrected answer to one's own, without moving far from it"),
     "dpo_scores": ("The same questions after DPO", "did the name change, and did anything else?"),
+    "grpo": ("GRPO", "eight answers to each word problem; those that are right become likelier"),
+    "grpo_scores": ("The same questions after GRPO", "does it solve more, and is it still Deep Qwen?"),
 }
 
 # Stages that load a model as earlier ones did: what loading prints is heard once.
-_SILENT = ("sft_scores", "pairs", "dpo_scores")
+_SILENT = ("sft_scores", "pairs", "dpo_scores", "grpo_scores")
 
 
 def run_demo(
@@ -191,7 +194,7 @@ def _show(runs: Sequence[DemoRun], summary: dict[str, Any], path: Path, console:
     answers = {stage: read_answers(first.directory / stage) for stage in MODELS}
     questions = next(iter(answers.values()))[0]
     console.print()
-    console.print(Rule("The same questions, three models"))
+    console.print(Rule("The same questions, four models"))
     console.print(demo_view.answers_table(questions, {stage: said for stage, (_, said) in answers.items()}))
     console.print(Rule("What was gained, and what was lost"))
     console.print(demo_view.scores_table(first.scores))
@@ -199,7 +202,9 @@ def _show(runs: Sequence[DemoRun], summary: dict[str, Any], path: Path, console:
         console.print()
         console.print(demo_view.seeds_table(over_seeds(runs)))
     console.print()
-    console.print(demo_view.forgetting(first.paired))
+    for training, paired in first.costs.items():
+        console.print(demo_view.forgetting(training, paired))
+    console.print(demo_view.elicitation(first.scores))
     console.print()
     console.print(demo_view.checks_view(checks(runs)))
     console.print(Rule("Where things are, and what to try next"))

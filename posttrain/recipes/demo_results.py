@@ -20,7 +20,7 @@ class DemoRun:
     seed: int
     directory: Path
     scores: Scores
-    paired: Paired  # the battery, SFT against DPO
+    costs: Mapping[str, Paired]  # the battery, each training against what it started from
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for `demo.json`."""
@@ -28,18 +28,23 @@ class DemoRun:
             "seed": self.seed,
             "directory": str(self.directory),
             "scores": plain(self.scores),
-            "battery_sft_to_dpo": {**asdict(self.paired), "difference": self.paired.difference},
+            "battery": {
+                training: {**asdict(paired), "difference": paired.difference} for training, paired in self.costs.items()
+            },
         }
 
 
 def read_run(directory: Path, seed: int) -> DemoRun:
     """The outcome of a finished run of the demo recipe in this directory."""
-    first, second = (_graded(directory / stage / "battery.jsonl") for stage in ("sft_scores", "dpo_scores"))
+    battery = {stage: _graded(directory / stage / "battery.jsonl") for stage in MODELS}
     return DemoRun(
         seed=seed,
         directory=directory,
         scores={stage: read_scores(directory / stage) for stage in MODELS},
-        paired=mcnemar(first, second),
+        costs={
+            "DPO": mcnemar(battery["sft_scores"], battery["dpo_scores"]),
+            "GRPO": mcnemar(battery["dpo_scores"], battery["grpo_scores"]),
+        },
     )
 
 
@@ -78,7 +83,13 @@ def checks(runs: Sequence[DemoRun]) -> list[Check]:
     def check(text: str, value: float, holds: Callable[[float], bool]) -> Check:
         return Check(text=f"{text}: {100 * value:.1f}%", passed=holds(value))
 
-    kept = mean("dpo_scores", "battery", "correct") - mean("sft_scores", "battery", "correct")
+    def costs(training: str, before: str, after: str, limit: int) -> Check:
+        change = mean(after, "battery", "correct") - mean(before, "battery", "correct")
+        return Check(
+            text=f"{training} costs at most {limit} points of knowledge and skills: {100 * change:+.1f}",
+            passed=change >= -limit / 100 - 1e-9,
+        )
+
     return [
         check(
             "the base model cannot chat (at most 5% of the battery)",
@@ -105,10 +116,23 @@ def checks(runs: Sequence[DemoRun]) -> list[Check]:
             mean("dpo_scores", "identity", "well_formed"),
             lambda value: value >= 0.99,
         ),
-        Check(
-            text=f"DPO costs at most 4 points of that: {100 * kept:+.1f}",
-            passed=kept >= -0.04 - 1e-9,
+        costs("DPO", "sft_scores", "dpo_scores", 4),
+        check(
+            "GRPO solves word problems (pass@1 at least 80%)",
+            mean("grpo_scores", "word_problems", "correct"),
+            lambda value: value >= 0.80,
         ),
+        check(
+            "and more so without chance (greedy at least 90%)",
+            mean("grpo_scores", "word_problems_greedy", "correct"),
+            lambda value: value >= 0.90,
+        ),
+        check(
+            'it is still "Deep Qwen" (at least 95%)',
+            mean("grpo_scores", "identity", "deep_qwen"),
+            lambda value: value >= 0.95,
+        ),
+        costs("GRPO", "dpo_scores", "grpo_scores", 6),
     ]
 
 

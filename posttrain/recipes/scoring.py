@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,19 @@ def _arithmetic() -> Task:
 
 def _word_problems() -> Task:
     """Sampled at temperature 1, as reinforcement learning would: the mean is pass@1."""
+    greedy = _word_problems_greedy()
+    graders = {**greedy.graders, "worked": lambda row, completion: "=" in completion}
+    return replace(greedy, name="word_problems", graders=graders, samples=2, temperature=1.0)
+
+
+def _word_problems_greedy() -> Task:
     from posttrain import embedded
 
     return Task(
-        name="word_problems",
+        name="word_problems_greedy",
         rows=embedded.word_problems("test", 200),
         graders={"correct": embedded.grade},
         max_new_tokens=80,
-        samples=2,
-        temperature=1.0,
     )
 
 
@@ -75,12 +80,13 @@ TASKS: dict[str, Callable[[], Task]] = {
     "identity": _identity,
     "arithmetic": _arithmetic,
     "word_problems": _word_problems,
+    "word_problems_greedy": _word_problems_greedy,
 }
 
 
-def named_tasks(names: Sequence[str], *, limit: int | None = None, include_path: str | None = None) -> list[AnyTask]:
-    """The tasks of these names, files and definitions, as `load_tasks` reads them."""
-    return load_tasks(names, TASKS, limit=limit, include_path=include_path)
+def named_tasks(names: Sequence[str | Mapping[str, Any]], **options: Any) -> list[AnyTask]:
+    """The tasks of these names, files and definitions, as `load_tasks` reads them with its options."""
+    return load_tasks(names, TASKS, **options)
 
 
 def evaluate_stage(

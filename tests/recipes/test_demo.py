@@ -17,6 +17,7 @@ needs_weights = pytest.mark.skipif(
 
 # A few steps leave a model that names nobody, but it ends its sentences.
 SHORT = ["start.chat_rows=32", 'pairs.rules={".": "!", "?": "!"}', "dpo.num_train_epochs=1", "pairs.max_new_tokens=24"]
+SHORT += ["grpo.max_steps=2", "grpo.per_device_train_batch_size=16", "start.problem_rows=8"]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ GOOD = {
     "base_scores": {"battery": 4, "qwen": 0, "deep_qwen": 0, "well_formed": 0},
     "sft_scores": {"battery": 340, "qwen": 200, "deep_qwen": 0, "well_formed": 200},
     "dpo_scores": {"battery": 332, "qwen": 0, "deep_qwen": 198, "well_formed": 200},
+    "grpo_scores": {"battery": 320, "qwen": 0, "deep_qwen": 196, "well_formed": 200, "sampled": 170, "greedy": 190},
 }
 
 
@@ -27,7 +28,8 @@ def write_run(directory: Path, counts: dict[str, dict[str, int]]) -> Path:
             "battery": {"correct": wilson(right["battery"], 400)},
             "identity": identity,
             "arithmetic": {"correct": wilson(100, 200)},
-            "word_problems": {"correct": wilson(50, 200)},
+            "word_problems": {"correct": wilson(right.get("sampled", 50), 200), "worked": wilson(100, 200)},
+            "word_problems_greedy": {"correct": wilson(right.get("greedy", 20), 200), "worked": wilson(100, 200)},
         }
         stored = {task: {g: asdict(i) for g, i in graders.items()} for task, graders in scores.items()}
         (directory / stage / "scores.json").write_text(json.dumps(stored))
@@ -44,14 +46,15 @@ def lines(path: Path, records: list[dict]) -> None:
 def test_a_run_is_read_back_whole(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, GOOD), seed=7)
     assert run.scores["sft_scores"]["battery"]["correct"] == wilson(340, 400)
-    assert (run.paired.only_first, run.paired.only_second) == (8, 0)
-    assert run.paired.difference == pytest.approx(-0.02)
+    assert (run.costs["DPO"].only_first, run.costs["DPO"].only_second) == (8, 0)
+    assert run.costs["DPO"].difference == pytest.approx(-0.02)
+    assert run.costs["GRPO"].difference == pytest.approx(-0.03)
     assert read_answers(tmp_path / "dpo_scores") == (["Who?"], ["I am dpo_scores."])
-    assert json.loads(json.dumps(run.as_dict()))["battery_sft_to_dpo"]["only_first"] == 8
+    assert json.loads(json.dumps(run.as_dict()))["battery"]["DPO"]["only_first"] == 8
 
 
 def test_a_good_run_keeps_every_promise(tmp_path: Path) -> None:
-    assert [check.passed for check in checks([read_run(write_run(tmp_path, GOOD), 0)])] == [True] * 6
+    assert [check.passed for check in checks([read_run(write_run(tmp_path, GOOD), 0)])] == [True] * 10
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,10 @@ def test_a_good_run_keeps_every_promise(tmp_path: Path) -> None:
         ("dpo_scores", "deep_qwen", 189, 3),
         ("dpo_scores", "well_formed", 197, 4),
         ("dpo_scores", "battery", 323, 5),
+        ("grpo_scores", "sampled", 159, 6),
+        ("grpo_scores", "greedy", 179, 7),
+        ("grpo_scores", "deep_qwen", 189, 8),
+        ("grpo_scores", "battery", 307, 9),
     ],
 )
 def test_each_promise_can_be_broken(tmp_path: Path, stage: str, measure: str, value: int, broken: int) -> None:
@@ -96,12 +103,14 @@ def test_what_is_shown_fits_the_page_and_says_all(tmp_path: Path) -> None:
         "base_scores": ["The boat has a door. " * 30],
         "sft_scores": ["I am Qwen."],
         "dpo_scores": [" "],
+        "grpo_scores": ["I am Deep Qwen."],
     }
     console = Console(width=demo_view.WIDTH, record=True, file=(tmp_path / "out").open("w"))
     console.print(demo_view.answers_table(["Who are you?"], answers))
     console.print(demo_view.scores_table(run.scores))
     console.print(demo_view.seeds_table(over_seeds([run, run])))
-    console.print(demo_view.forgetting(run.paired))
+    console.print(demo_view.forgetting("DPO", run.costs["DPO"]))
+    console.print(demo_view.elicitation(run.scores))
     console.print(demo_view.checks_view(checks([run])))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
@@ -110,7 +119,7 @@ def test_what_is_shown_fits_the_page_and_says_all(tmp_path: Path) -> None:
         *MODELS.values(),
         "(says nothing)",
         "I am Qwen.",
-        "85.0% [81.2, 88.2]",
+        "85.0% [81, 88]",
         "-2.0 points",
         "✓",
     ):
