@@ -18,7 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from posttrain.errors import ModelError
-from posttrain.models.decoding_memory import How, PromptMemory, RowMemory
+from posttrain.models.decoding_memory import How, RowMemory
+from posttrain.models.decoding_prompts import PromptMemory
 from posttrain.models.decoding_step import FusedStep
 from posttrain.models.forest_attention import ForestPlan, forest_attention
 from posttrain.types import TokenForest

@@ -79,7 +79,13 @@ def _decoded(
         decoder = Decoder(model, way)
         remembered = decoder.prefill(prompts)
         steps = len(continuations[0][1])
-        memory = RowMemory(rows=len(continuations), capacity=steps, shared=True, like=remembered[0])
+        memory = RowMemory(
+            rows=len(continuations),
+            new_tokens=steps,
+            longest_prompt=max(map(len, prompts)),
+            shared=True,
+            like=remembered[0],
+        )
         for row, (number, _) in enumerate(continuations):
             memory.put(row, remembered[number])
         logits = [torch.stack([remembered[number].logits for number, _ in continuations])]

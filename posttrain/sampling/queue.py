@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from posttrain.models.decoding_memory import PromptMemory
+from posttrain.models.decoding_prompts import PromptMemory
 
 PREFILL_TOKENS = 2048  # of prompts that one pass computes; a longer prompt has a pass of its own
 
@@ -24,11 +24,11 @@ class Wanted:
 
 
 class Queue:
-    """Gives completions in order, each with its prompt computed: once, together with prompts that come next."""
+    """Gives the completions of one prompt after the other's, each prompt computed once and together with the next."""
 
     def __init__(self, wanted: Sequence[Wanted], prefill: Prefill) -> None:
-        first = {w.prompt: i for i, w in reversed(list(enumerate(wanted)))}
-        self._waiting = deque(sorted(wanted, key=lambda w: first[w.prompt]))
+        # Longest prompts first: rows at the same time then see about as much, and a lack of memory shows at once.
+        self._waiting = deque(sorted(wanted, key=lambda w: (-len(w.prompt), w.prompt)))
         self._prefill = prefill
         self._left = Counter(w.prompt for w in wanted)
         self._coming = deque(dict.fromkeys(w.prompt for w in self._waiting))  # prompts not computed yet

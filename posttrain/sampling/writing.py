@@ -11,7 +11,8 @@ from torch import Tensor
 
 from posttrain.errors import SamplingError
 from posttrain.models.decoding import Decoder
-from posttrain.models.decoding_memory import PromptMemory, RowMemory
+from posttrain.models.decoding_memory import RowMemory
+from posttrain.models.decoding_prompts import PromptMemory
 from posttrain.sampling.drawing import draw
 from posttrain.sampling.ends import Ends
 from posttrain.sampling.queue import Queue, Wanted
@@ -58,13 +59,16 @@ class Writing:
         self._ends = ends
         self._queue = Queue(wanted, decoder.prefill)
         # A group's rows read their prompt where it lies; a prompt with one row is copied into it.
-        shared = len(wanted) >= 2 * len({w.prompt for w in wanted})
-        longest = max(len(w.prompt) for w in wanted)
-        capacity = params.max_tokens + (0 if shared else longest)
+        prompts = {w.prompt for w in wanted}
+        shared = len(wanted) >= 2 * len(prompts)
+        longest = max(map(len, prompts))
         first = self._queue.first()
-        row_bytes = capacity * first.bytes_per_token + 8 * first.logits.numel()
+        row_tokens = params.max_tokens + (longest * len(prompts) / len(wanted) if shared else longest)
+        row_bytes = int(row_tokens * first.bytes_per_token) + 8 * first.logits.numel()
         rows = max(1, min(max_rows, len(wanted), memory_bytes // row_bytes))
-        self._memory = RowMemory(rows=rows, capacity=capacity, shared=shared, like=first)
+        self._memory = RowMemory(
+            rows=rows, new_tokens=params.max_tokens, longest_prompt=longest, shared=shared, like=first
+        )
         self._rows = rows
         self._wanted: list[Wanted] = []
         self._prompts: list[PromptMemory] = []

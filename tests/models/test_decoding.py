@@ -24,7 +24,7 @@ def decode(model, way: str, *, shared: bool, places: int) -> dict[int, torch.Ten
     with torch.no_grad(), attention_of(model, NAME):
         decoder = Decoder(model, way)
         prompts = decoder.prefill(PROMPTS[:2]) + decoder.prefill(PROMPTS[2:])
-        memory = RowMemory(rows=places, capacity=12 + (0 if shared else 13), shared=shared, like=prompts[0])
+        memory = RowMemory(rows=places, new_tokens=12, longest_prompt=13, shared=shared, like=prompts[0])
         waiting, active = list(range(len(ROWS))), []
 
         def start(place: int) -> None:

@@ -59,18 +59,17 @@ def test_greedy_equals_generate(arch, tiny_model, tiny_tokenizer):
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, "gemma2"])
 def test_logprobs_are_the_learners(arch, tiny_model, tiny_tokenizer):
     model = tiny_model(arch)
-    for temperature in (0.0, 1.0, 0.6):
+    sampler, learner = LocalSampler(model, tiny_tokenizer), Learner(model)
+    for temperature in (0.0, 0.6):
         params = SamplingParams(max_tokens=12, temperature=temperature, top_k=30, repetition_penalty=1.2)
-        groups = LocalSampler(model, tiny_tokenizer).sample(PROMPTS, params, count=3)
+        groups = sampler.sample(PROMPTS, params, count=3)
         trees = [
             Segment(tokens=row, children=[Segment(tokens=c.tokens, trained=[(0, len(c.tokens))]) for c in group])
             for row, group in zip(prompt_tokens(tiny_tokenizer, PROMPTS), groups)
         ]
-        learner = Learner(model)
         learner.temperature = temperature or 1.0
         with torch.no_grad():
             expected = learner(TokenForest.from_trees(trees)).logprobs
-        learner.release()
         found = torch.tensor([logprob for group in groups for c in group for logprob in c.logprobs])
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
@@ -81,7 +80,7 @@ def test_batching_changes_nothing_that_is_drawn(arch, tiny_model, tiny_tokenizer
     keys = [11, 5, 8]
     wanted = tokens(LocalSampler(model, tiny_tokenizer).sample(PROMPTS, DRAWN, count=4, seed=3, keys=keys))
     assert len({row for group in wanted for row in group}) == 12
-    for max_rows in (1, 3, 5):
+    for max_rows in (1, 5):
         sampler = LocalSampler(model, tiny_tokenizer, max_rows=max_rows)
         assert tokens(sampler.sample(PROMPTS, DRAWN, count=4, seed=3, keys=keys)) == wanted
     sampler = LocalSampler(model, tiny_tokenizer)
@@ -139,12 +138,14 @@ def test_each_prompt_is_computed_once(tiny_model, tiny_tokenizer, passes, monkey
     prompts = [[7] * 50, [8] * 20, [9] * 30, [8] * 20, [6] * 70]
     passes.clear()
     sampler.sample(prompts, SamplingParams(max_tokens=3), count=4)
-    assert [lengths for kind, lengths in passes if kind == "prefill"] == [[50], [20, 30], [70]]
+    assert [lengths for kind, lengths in passes if kind == "prefill"] == [[70], [50], [30, 20]]
 
 
 def test_memory_decides_how_many_rows_there_are(tiny_model, tiny_tokenizer, passes):
     model = tiny_model("llama")
-    row = 12 * 2 * 2 * 2 * 8 * 4 + 8 * 384  # 12 tokens, 2 layers, keys and values, 2 heads of 8, float32; logits
+    longest = len(prompt_tokens(tiny_tokenizer, PROMPTS)[1])
+    token = 2 * 2 * 2 * 8 * 4  # 2 layers, keys and values, 2 heads of 8, float32
+    row = int((12 + longest / 4) * token) + 8 * 384  # what it writes, its part of a prompt that 4 share, and logits
     wanted = tokens(LocalSampler(model, tiny_tokenizer).sample(PROMPTS, DRAWN, count=4))
     for budget, rows in ((1, 1), (3 * row, 3), (3 * row - 1, 2)):
         sampler = LocalSampler(model, tiny_tokenizer, memory_bytes=budget)
