@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sample": ("posttrain.cli.sample", "run", "answer a file of prompts, with a model here or behind an endpoint"),
     "chat": ("posttrain.cli.chat", "run", "talk to a model, or to two at once"),
     "grade": ("posttrain.cli.grade", "run", "try a reward on the completions in a file"),
+    "evaluate": ("posttrain.cli.evaluate", "run", "measure a model on tasks: files, definitions, benchmarks"),
+    "compare": ("posttrain.cli.compare", "run", "two models on the same questions, and a gate that decides"),
     "doctor": ("posttrain.cli.doctor", "run", "versions, device and threads, and what is missing"),
 }
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import field_validator
+
 from posttrain.config.base import Config, option
 from posttrain.config.yaml_file import Lines, read_mapping
 from posttrain.errors import ConfigError
@@ -152,6 +154,20 @@ class EvaluationFields(Config):
     use_cpu: bool = option(False, "Leave a GPU alone.", group=_HERE)
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_HERE)
 
+    @field_validator("tasks", mode="before", check_fields=False)
+    @classmethod
+    def _apart(cls, value: Any) -> Any:
+        """`a,b` is two tasks, as is a list."""
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            return value
+        return [name.strip() for word in words for name in word.split(",") if name.strip()]
+
+    @property
+    def max_rows(self) -> int:
+        """What a sampler calls it."""
+        return self.batch_size
+
 
 class EvaluateCommand(EvaluationFields):
     """`posttrain evaluate`: one model on some tasks."""
@@ -192,4 +208,8 @@ class CompareCommand(EvaluationFields):
     )
     gate: str | None = option(None, "gate.yaml, which decides: exit status 0, or 4 if it fails.", group=_WHAT)
     output: str = option("comparison", "Directory for comparison.json and what had to be measured.", group=_WHAT)
+    change: float = option(
+        0.02, "Change one wants to see, as a share; how many questions it needs is told.", group=_WHAT, gt=0, lt=1
+    )
+    drift: bool = option(True, "Measure how far the second of two models is from the first.", group=_WHAT)
     flips: int = option(3, "Flips to show each way.", group=_WHAT, ge=0)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.evaluation import TaskConfig, read_task_configs
+from posttrain.config.evaluation import TaskConfig, read_task_configs, task_configs
 from posttrain.data.loading import Rows, load_rows
 from posttrain.errors import ConfigError, DataError, nearest
 from posttrain.evaluation.graders import Graders
@@ -26,24 +26,30 @@ _NAME = re.compile(r"[^/\\\0]+")
 
 
 def load_tasks(
-    specs: Sequence[str],
+    specs: Sequence[str | Mapping[str, Any]],
     named: Mapping[str, Callable[[], AnyTask]],
     *,
     limit: int | None = None,
     include_path: str | Path | None = None,
+    home: Path = Path(),
 ) -> list[AnyTask]:
     """The tasks that these stand for, checked as far as is possible without a model.
 
     A spec is a name of `named`; a .yaml with definitions; a file of rows whose columns are known, or a .txt;
-    `file.py:function` or `package.module:function`, which gives a task or several; or `lm_eval:NAME`. `limit` keeps the
-    first rows of each; `include_path` is where the harness looks for further tasks.
+    `file.py:function` or `package.module:function`, which gives a task or several; `lm_eval:NAME`; or a definition
+    itself, whose files are relative to `home`. `limit` keeps the first rows of each; `include_path` is where the
+    harness looks for further tasks.
     """
     if not specs:
         raise ConfigError(f"tasks is empty: name at least one of {', '.join(named)}, or a file")
     tasks = [
         _limited(task, limit)
         for spec in specs
-        for task in _tasks(spec, named, None if include_path is None else Path(include_path))
+        for task in (
+            _tasks(spec, named, None if include_path is None else Path(include_path))
+            if isinstance(spec, str)
+            else [task_from(config) for config in task_configs([spec], "tasks", home=home)]
+        )
     ]
     for number, task in enumerate(tasks):
         if task.name in [other.name for other in tasks[:number]]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from posttrain.evaluation.records import Record
-from posttrain.stats import Interval, bootstrap_mean, wilson
+from posttrain.rewards.answers import final_finders, first_found, normalize_answer
+from posttrain.stats import Interval, bootstrap_mean, maj_at_k, pass_at_k, wilson
+from posttrain.stats.ratio import bootstrap_ratio
 
 SCORES = "scores.json"
 UNKNOWN = Interval(estimate=math.nan, low=math.nan, high=math.nan, n=0)
@@ -66,40 +66,63 @@ def score(records: Sequence[Record], grader: str) -> Interval:
     Intervals are over questions, as samples of one question are not independent: Wilson's where every question is
     right or wrong, a bootstrap where the mean of a question's samples lies between.
     """
-    means = list(question_grades(records, grader).values())
-    if not means:
+    return mean_interval(list(question_grades(records, grader).values()))
+
+
+def mean_interval(grades: Sequence[float]) -> Interval:
+    """The mean of grades from 0 to 1, one a question, as `score` has it."""
+    if not grades:
         return UNKNOWN
-    if all(mean in (0.0, 1.0) for mean in means):
-        return wilson(int(sum(means)), len(means))
-    return bootstrap_mean(means)
+    if all(grade in (0.0, 1.0) for grade in grades):
+        return wilson(int(sum(grades)), len(grades))
+    return bootstrap_mean(grades)
 
 
-def perplexities(records: Sequence[Record], *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
+def several(records: Sequence[Record], grader: str, k: int) -> dict[str, Interval]:
+    """`pass@k`, where an answer is right or wrong, and `maj@k`, where questions have a right answer; k samples each."""
+    by_row: dict[int, list[Record]] = {}
+    for record in records:
+        if record.grades.get(grader) is not None:
+            by_row.setdefault(record.row, []).append(record)
+    groups = [group for group in by_row.values() if len(group) >= k]
+    grades = [[float(record.grades[grader] or 0) for record in group] for group in groups]
+    found = {}
+    if groups and all(grade in (0.0, 1.0) for own in grades for grade in own):
+        found[f"pass@{k}"] = mean_interval([pass_at_k(len(own), int(sum(own)), k) for own in grades])
+    if groups and all(record.answer is not None for group in groups for record in group):
+        answers = [[_voted(record.completion) for record in group] for group in groups]
+        if any(answer is not None for own in answers for answer in own):
+            voted = [min(1.0, maj_at_k(said, own, k)) for said, own in zip(answers, grades)]
+            found[f"maj@{k}"] = mean_interval(voted)
+    return found
+
+
+def _voted(completion: str) -> str | None:
+    """The final answer that a sample votes for."""
+    answer = first_found(completion, final_finders(lenient=True))
+    return None if answer is None else str(normalize_answer(answer))
+
+
+def perplexities(records: Sequence[Record]) -> dict[str, Interval]:
     """Perplexity per word, byte and token, and bits per byte, of which the records know the counts.
 
     It is exp(-log-likelihood of all texts / count of all texts). The intervals are a bootstrap over texts; a single
     text has none, and its bounds are NaN.
     """
-    loglikelihood = np.array([record.measures["loglikelihood"] for record in records])
-    n = len(records)
-    picked = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) if n > 1 else None
+    loglikelihood = [-float(record.measures["loglikelihood"]) for record in records]
     found = {}
     for name, unit in (("word_perplexity", "words"), ("byte_perplexity", "bytes"), ("token_perplexity", "tokens")):
         if not all(unit in record.measures for record in records):
             continue
-        count = np.array([float(record.measures[unit]) for record in records])
-        means = None if picked is None else -(picked @ loglikelihood) / (picked @ count)
-        found[name] = _around(np.exp, -loglikelihood.sum() / count.sum(), means, n)
+        nats = bootstrap_ratio(loglikelihood, [float(record.measures[unit]) for record in records])
+        found[name] = _each(nats, math.exp)
         if unit == "bytes":
-            found["bits_per_byte"] = _around(
-                lambda nats: nats / math.log(2), -loglikelihood.sum() / count.sum(), means, n
-            )
+            found["bits_per_byte"] = _each(nats, lambda value: value / math.log(2))
     return found
 
 
-def _around(of: Any, mean: float, means: np.ndarray | None, n: int) -> Interval:
-    low, high = (math.nan, math.nan) if means is None else np.quantile(means, [0.025, 0.975])
-    return Interval(estimate=float(of(mean)), low=float(of(low)), high=float(of(high)), n=n)
+def _each(interval: Interval, of: Callable[[float], float]) -> Interval:
+    return Interval(estimate=of(interval.estimate), low=of(interval.low), high=of(interval.high), n=interval.n)
 
 
 def plain(interval: Interval) -> dict[str, float | int | None]:

@@ -15,7 +15,7 @@ from posttrain.errors import ModelError
 from posttrain.evaluation.graders import Graders, described
 from posttrain.evaluation.places import at
 from posttrain.evaluation.records import Record, RecordFile
-from posttrain.evaluation.results import Result, perplexities, score
+from posttrain.evaluation.results import Result, perplexities, score, several
 from posttrain.evaluation.tasks import AnyTask, HarnessTask, MultipleChoiceTask, PerplexityTask, Task
 from posttrain.stats import Interval
 from posttrain.types import Sampler
@@ -52,6 +52,8 @@ def evaluate(
     Raises DataError for a row without a prompt or a grade outside 0 to 1 and RewardError for a grader that fails,
     naming task and row; anything else that a grader of one row raises goes through with a note that does.
     """
+    if model is None and (sampler is None or not isinstance(task, Task)):
+        raise ModelError(f"task {task.name!r} needs a model on this machine; one behind an endpoint only answers")
     if isinstance(task, HarnessTask):
         from posttrain.evaluation.harness import run_harness
 
@@ -110,10 +112,6 @@ def _opened(
         own = LocalSampler(model, tokenizer, max_rows=batch_size) if sampler is None else sampler
         yield Generation(task, own, tokenizer, graders, seed=seed)
         return
-    if model is None:
-        raise ModelError(
-            f"task {task.name!r} needs the log-likelihoods of given texts, which only a model on this machine gives"
-        )
     from posttrain.evaluation.loglikelihood import learner_of
 
     with learner_of(model) as learner:
@@ -143,7 +141,10 @@ def _scores(task: AnyTask, records: Sequence[Record]) -> dict[str, Interval]:
     if isinstance(task, PerplexityTask):
         return perplexities(records)
     names = task.graders if isinstance(task, Task) else task.measures if isinstance(task, MultipleChoiceTask) else ()
-    return {name: score(records, name) for name in names}
+    scores = {name: score(records, name) for name in names}
+    if isinstance(task, Task) and task.samples > 1 and names:
+        scores |= several(records, next(iter(names)), task.samples)
+    return scores
 
 
 def task_settings(task: AnyTask, seed: int) -> dict[str, Any]:

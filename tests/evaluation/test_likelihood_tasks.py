@@ -115,7 +115,7 @@ def test_choices_that_cannot_be_scored_are_refused() -> None:
         evaluate(model, tokenizer, choice_task(choices=lambda row: ["one"]))
     with pytest.raises(DataError, match="right choice is number 7 of 3"):
         evaluate(model, tokenizer, choice_task(answer=lambda row: 7))
-    with pytest.raises(ModelError, match="only a model on this machine"):
+    with pytest.raises(ModelError, match="needs a model on this machine"):
         evaluate(None, None, choice_task())
 
 
