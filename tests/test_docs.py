@@ -23,6 +23,7 @@ from posttrain.cli.positional import positional
 from posttrain.config.base import choices
 from posttrain.config.command import DPOCommand, GRPOCommand, SFTCommand
 from posttrain.config.dpo import DPOConfig
+from posttrain.config.evaluation import CompareCommand, EvaluateCommand
 from posttrain.config.grpo import GRPOConfig
 from posttrain.config.recipe import load_recipe, parse_recipe
 from posttrain.config.sampling import ChatCommand, SampleCommand
@@ -272,8 +273,13 @@ def check_command(words: list[str]) -> None:
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
         command = read({"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand}[name], rest)
         assert all(reward in REWARDS or ":" in reward for reward in getattr(command, "reward_funcs", ()))
-    elif name in ("sample", "chat"):
-        commands = {"sample": (SampleCommand, ("model", "prompts")), "chat": (ChatCommand, ("model",))}
+    elif name in ("sample", "chat", "evaluate", "compare"):
+        commands = {
+            "sample": (SampleCommand, ("model", "prompts")),
+            "chat": (ChatCommand, ("model",)),
+            "evaluate": (EvaluateCommand, ("model",)),
+            "compare": (CompareCommand, ("before", "after")),
+        }
         fields, leading = commands[name]
         read(fields, positional(rest, leading))
     elif name == "grade":
