@@ -13,11 +13,14 @@ from transformers import TrainerCallback
 from posttrain.algorithms.dpo import DPOLoss, dpo_batch
 from posttrain.config.dpo import DPOConfig
 from posttrain.data.trees import TreeSet, preference_trees
+from posttrain.engine.alarms import Watch
 from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
 from posttrain.models.locating import local_directory
 from posttrain.models.reference import with_reference
 from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer
+from posttrain.trainers.displacement import displaced_pairs, naming_pairs
+from posttrain.trainers.guards import OfflineGuards
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.trainer import Trainer
 
@@ -82,9 +85,25 @@ class DPOTrainer(Trainer):
             label_smoothing=config.label_smoothing,
         )
         plan = offline_plan(
-            assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss, identity=identity
-        )
+            assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss, identity=identity,
+            watch=_guards(train, assembled, tokenizer),
+        )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
+
+
+def _guards(train: TreeSet | None, assembled: Assembled, tokenizer: Any) -> Watch:
+    config, runtime = assembled.config, assembled.runtime
+    assert isinstance(config, DPOConfig)
+    guards = OfflineGuards(beta=config.beta)
+    if train is None:
+        return guards
+    return naming_pairs(
+        guards,
+        lambda: displaced_pairs(
+            train.trees, train.rows, assembled.learner, tokenizer,
+            max_tokens=assembled.budget.max_tokens, autocast=runtime.autocast,
+        ),
+    )  # fmt: skip
 
 
 def _with_reference(trees: TreeSet | None, reference: Learner, assembled: Assembled) -> tuple[TreeSet | None, str]:

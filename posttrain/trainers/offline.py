@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from posttrain.data.trees import TreeSet
+from posttrain.engine.alarms import Watch
 from posttrain.engine.evaluation import evaluate_loss
 from posttrain.engine.step import LossFunction
 from posttrain.sources.offline import OfflineSource
 from posttrain.trainers.assembly import Assembled
 from posttrain.trainers.checks import count_steps, rows_per_step
+from posttrain.trainers.guards import OfflineGuards
 from posttrain.trainers.trainer import Plan
 from posttrain.types import Batch, Segment
 
@@ -21,9 +23,13 @@ def offline_plan(
     evaluation: TreeSet | None,
     build: Callable[[Sequence[Segment]], Batch],
     loss: LossFunction,
+    watch: Watch | None = None,
     identity: str = "",
 ) -> Plan:
-    """Passes over the trees of `train`, the loss of `evaluation`. `identity` is the reference model's content hash."""
+    """Passes over the trees of `train`, the loss of `evaluation`; watched by `OfflineGuards` unless by another.
+
+    `identity` is the reference model's content hash.
+    """
     config, runtime = assembled.config, assembled.runtime
 
     def source() -> OfflineSource:
@@ -54,4 +60,5 @@ def offline_plan(
         report=train.report if train is not None else None,
         loss=loss,
         evaluate=evaluate if evaluation is not None else None,
+        watch=watch or OfflineGuards(),
     )
