@@ -45,7 +45,7 @@ def record(case: Case, measured: Sequence[Measured]) -> dict[str, Any]:
                 "peak_mib": m.final["peak_bytes"] / MIB,
                 # gradients and the two moments of AdamW
                 "state_mib": 0.0 if case.method == "generation" else 3 * m.final["parameter_bytes"] / MIB,
-                "peak_of_first": reference.final["peak_bytes"] / m.final["peak_bytes"],
+                "peak_of_first": reference.final["peak_bytes"] / max(m.final["peak_bytes"], 1),
                 "threads": m.final["threads"],
                 **_training(m, reference),
             }
