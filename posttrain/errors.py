@@ -30,6 +30,10 @@ class TrainingError(PosttrainError):
     """A run that cannot go on: non-finite gradients, no memory left, no data left."""
 
 
+class GateError(PosttrainError):
+    """A run of which no checkpoint may be shipped: nothing is written as its model."""
+
+
 class SamplingError(PosttrainError):
     """Answers that cannot be had: a server that refuses or is gone, a prompt that does not fit."""
 

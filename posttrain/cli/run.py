@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     for name, record in records.items():
         for output, where in record.outputs.items():
             print(f"${{{name}.{output}}}: {where}")
-    return 0
+    return max((int(record.summary.get("gate_status", 0)) for record in records.values()), default=0)
 
 
 def counter() -> Callable[[str, int, int], None] | None:

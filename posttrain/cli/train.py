@@ -74,4 +74,4 @@ def _command(method: str, fields: type[CommandFields], arguments: Sequence[str],
     print(f"metrics: {directory / 'metrics.jsonl'}")
     if "samples" in outcome.outputs:
         print(f"samples: {outcome.outputs['samples']}")
-    return 0
+    return int(outcome.summary.get("gate_status", 0))

@@ -120,4 +120,11 @@ def _items(kind: type[Config], name: str, given: Any, places: Mapping[str, str],
 
 
 def _beside(task: Any, home: Path) -> Any:
-    return str(home / task) if isinstance(task, str) and (home / task).is_file() else task
+    """A file, or the file of `file.py:function`, by a path that is right from anywhere, where it lies in `home`."""
+    if not isinstance(task, str):
+        return task
+    file, colon, function = task.partition(":")
+    for name, rest in ((task, ""), (file, colon + function)):
+        if name and (home / name).is_file():
+            return str(home / name) + rest
+    return task

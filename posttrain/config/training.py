@@ -114,6 +114,10 @@ class TrainingConfig(Config):
     report_to: Literal["none"] = option("none", "Trackers beside metrics.jsonl: none so far.", group=_WHEN)
     disable_tqdm: bool | None = option(None, "No progress bar; none = a bar on a terminal only.", group=_WHEN)
 
+    gate: str | None = option(
+        None, "A gate.yaml: checkpoints are measured, and only one that passes is promoted.", group=_WHEN
+    )
+
     use_cpu: bool = option(False, "Keep to the CPU where there is a GPU.", group=_HOW)
     bf16: bool | None = option(None, "Compute in bfloat16; none = the faster one, measured.", group=_HOW)
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = option(
@@ -182,6 +186,8 @@ class TrainingConfig(Config):
                 f"warmup_steps={self.warmup_steps:g} has no effect with lr_scheduler_type='constant'; "
                 "write constant_with_warmup",
             )
+        if self.gate is not None and self.save_strategy == "no":
+            yield "gate", "gate decides on checkpoints, and save_strategy='no' writes none; write save_strategy=steps"
         if self.save_only_model and self.resume_from_checkpoint is True:
             yield (
                 "resume_from_checkpoint",

@@ -22,6 +22,7 @@ from posttrain.errors import CheckpointError
 
 STATE_FILE = "training_state.pt"
 LOG_FILE = "trainer_state.json"
+LEFT = ("metrics.jsonl", "samples.jsonl", "nonfinite", "evaluation", "gate.json")  # by a run, beside checkpoints
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -108,7 +109,7 @@ def find_checkpoint(output_dir: Path, which: bool | str) -> Path:
 def set_aside(output_dir: Path) -> Path | None:
     """Moves what an earlier run left into `earlier-N`, so that nothing is lost; None if there was nothing."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    left = [*checkpoints(output_dir), *(output_dir / name for name in ("metrics.jsonl", "samples.jsonl", "nonfinite"))]
+    left = [*checkpoints(output_dir), *(output_dir / name for name in LEFT)]
     left = [path for path in left if path.exists()]
     if not left:
         return None

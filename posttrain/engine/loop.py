@@ -66,6 +66,7 @@ FREE_ON_RESUME = frozenset(
         "track_kl",
         "max_kl",
         "stop_on_alarm",
+        "gate",
     ]
 )
 
@@ -87,6 +88,7 @@ class Parts:
     write_model: Callable[[Path], None]  # fills a checkpoint's directory
     read_model: Callable[[Path], None]  # restores the weights from it
     evaluate: Callable[[], dict[str, float]] | None = None
+    measure: Callable[[int], dict[str, float]] | None = None  # the start (0), and each checkpoint just written
     make_room: Callable[[], bool] | None = None
     needs: Sequence[str] = ()  # of the model in every step, beside the log-probabilities
     watch: Watch | None = None
@@ -148,6 +150,9 @@ class Loop:
             if checkpoint is None and (old := set_aside(self.output_dir)) is not None:
                 self._console.say(f"{self.output_dir} held an earlier run: its checkpoints and metrics are in {old}.")
             self._file = MetricsFile(self.output_dir, after_step=self.state.global_step if checkpoint else None)
+            if self.parts.measure is not None:
+                for step_ in sorted({0, self.state.global_step}):
+                    self._record_measured(step_)
         self._tell("on_train_begin")
         if self.config.eval_on_start and checkpoint is None:
             self.evaluate()
@@ -294,9 +299,19 @@ class Loop:
                 log=log,
                 keep=self.config.save_total_limit,
             )
+            if parts.measure is not None:
+                self._record_measured(state.global_step)
         parts.runtime.barrier()
         self._control.should_save = False
         self._tell("on_save")
+
+    def _record_measured(self, step_: int) -> None:
+        """Measures the model of this step, which it is now, or the start; nothing of what was measured before."""
+        assert self.parts.measure is not None
+        start = time.perf_counter()
+        if measured := self.parts.measure(step_):
+            self.record(measured)
+        self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
 
     def _state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on."""

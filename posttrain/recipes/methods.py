@@ -17,6 +17,7 @@ from posttrain.config.command import (
     SFTCommand,
 )
 from posttrain.config.training import TrainingConfig
+from posttrain.errors import GateError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +178,19 @@ def _adapter(settings: dict[str, Any] | None) -> Any:
 
 
 def _train(trainer: Any, run: StageRun) -> StageOutcome:
+    from posttrain.recipes.scoring import TASKS
+
     resume = getattr(run.fields, "resume_from_checkpoint", None) or (True if run.resume else None)
+    trainer.named_tasks = TASKS
     result = trainer.train(resume_from_checkpoint=resume)
+    summary = {"steps": result.global_step, "loss": result.training_loss}
+    if trainer.decision is not None:
+        summary |= {"gate": trainer.decision.verdict, "gate_status": trainer.decision.status}
+        if trainer.decision.promoted is None:
+            raise GateError(trainer.decision.sentence)
     directory = run.directory / "model"
     trainer.save_model(str(directory))
-    return StageOutcome(
-        outputs={"model": str(directory)},
-        summary={"steps": result.global_step, "loss": result.training_loss},
-    )
+    return StageOutcome(outputs={"model": str(directory)}, summary=summary)
 
 
 def _counted(run: StageRun, what: str) -> Callable[[int, int], None] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from posttrain.config.gate import GateConfig
 from posttrain.config.training import TrainingConfig
 from posttrain.engine.alarms import Watch
 from posttrain.engine.checkpoint import find_checkpoint
@@ -20,11 +21,15 @@ from posttrain.engine.metrics import FILE
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
 from posttrain.engine.step import LossFunction
 from posttrain.errors import ConfigError
+from posttrain.evaluation import AnyTask
+from posttrain.evaluation.gate import Decision
 from posttrain.models.lora import load_adapter, save_adapter
 from posttrain.models.quiet import no_progress_bars
+from posttrain.models.reference import StartingWeights
 from posttrain.models.saving import save_model
 from posttrain.trainers.assembly import Assembled
 from posttrain.trainers.checks import Report, rows_per_step
+from posttrain.trainers.gatekeeper import Gatekeeper, gate_tasks
 from posttrain.types import Source
 
 
@@ -58,11 +63,16 @@ class Trainer:
         self.processing_class = tokenizer
         self.state = TrainerState()
         self._learner, self._runtime, self._measured = assembled.learner, assembled.runtime, assembled.measured
-        self._budget, self._plan = assembled.budget, plan
+        self._assembled, self._budget, self._plan = assembled, assembled.budget, plan
         self.data_report = plan.report
         self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
         self._optimizers = optimizers
         self._loop: Loop | None = None
+        self.named_tasks: Mapping[str, Callable[[], AnyTask]] = {}  # that a gate may name, beside files
+        self.decision: Decision | None = None  # of the gate, when there is one and the run is over
+        gate = self.args.gate
+        self._gate = None if gate is None else GateConfig.from_yaml(gate)
+        self._start = StartingWeights(self.model) if gate is not None else None
         self.say(*assembled.notes)
 
     @property
@@ -86,6 +96,7 @@ class Trainer:
             raise ConfigError("train() needs a train_dataset")
         which = resume_from_checkpoint if resume_from_checkpoint is not None else config.resume_from_checkpoint
         checkpoint = find_checkpoint(Path(config.output_dir), which) if which else None
+        gatekeeper = self._gatekeeper()
         optimizer = self._optimizers[0] or make_optimizer(self._learner.parameters(), config)
         scheduler = self._optimizers[1] or make_scheduler(optimizer, config, plan.max_steps)
         loop = Loop(
@@ -101,6 +112,7 @@ class Trainer:
                 read_model=self._read_checkpoint,
                 needs=plan.needs,
                 evaluate=plan.evaluate,
+                measure=gatekeeper.measure if gatekeeper is not None else None,
                 watch=plan.watch,
                 stop_on=plan.stop_on,
                 make_room=self._make_room,
@@ -134,7 +146,24 @@ class Trainer:
             f"{self.state.global_step:,} steps, {self.state.num_input_tokens_seen:,} tokens, mean loss {loss:.4f}. "
             f"Metrics: {Path(config.output_dir) / FILE}. Keep the model with save_model(directory)."
         )
+        if gatekeeper is not None:
+            self._promote(gatekeeper)
         return TrainOutput(self.state.global_step, loss, metrics)
+
+    def _gatekeeper(self) -> Gatekeeper | None:
+        if self._gate is None or self._start is None or not self._runtime.is_main:
+            return None
+        tasks = gate_tasks(self._gate, self.named_tasks)
+        keeper = Gatekeeper(self._gate, tasks, self._assembled, self.processing_class, self._start)
+        self.say(*keeper.warnings())
+        return keeper
+
+    def _promote(self, gatekeeper: Gatekeeper) -> None:
+        """Says what the gate decided; the model is then the one that was promoted."""
+        self.decision = gatekeeper.decide()
+        self.say(self.decision.sentence)
+        if self.decision.verdict == "earlier" and self.decision.promoted is not None:
+            self._read_checkpoint(Path(self.decision.promoted))
 
     def evaluate(self) -> dict[str, float]:
         """The metrics of `eval_dataset`, with the prefix `eval_`, recorded as a run's own are."""
