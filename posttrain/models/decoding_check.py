@@ -32,7 +32,8 @@ def choose_decoding(model: Any) -> tuple[str | None, str]:
         if way == "fused" and not fusable(model):
             continue
         if way not in known:
-            known[way] = _fault(model, way)
+            with torch.autocast(model.device.type, enabled=False):  # the model's own precision, to the last digit
+                known[way] = _fault(model, way)
         if not known[way]:
             return way, ""
         wrong.append(f"{way}: {known[way]}")

@@ -23,7 +23,7 @@ _NUCLEUS = 512  # the likeliest tokens among which top-p is sought first
 def draw(
     logits: Tensor,  # [n, V]
     params: SamplingParams,
-    uniforms: Tensor | None = None,  # [n] float64 in [0, 1); greedy needs none
+    uniforms: Tensor | None = None,  # [n] float64 in [0, 1), on the CPU; greedy needs none
     history: Tensor | None = None,  # [n, L] int64 tokens so far, repeated to fill; only a repetition penalty needs it
 ) -> tuple[Tensor, Tensor]:
     """Tokens [n] int64 and their log-probabilities [n] float32.
@@ -91,16 +91,20 @@ def inverse(weights: Tensor, uniforms: Tensor) -> Tensor:
     """
     size = weights.shape[1]
     sums = _by_block(weights, torch.sum)
-    cumulative = sums.double().cumsum(dim=1)
-    target = uniforms * cumulative[:, -1]
+    cumulative = _wide(sums).cumsum(dim=1)
+    target = uniforms.to(cumulative.device) * cumulative[:, -1]
     block = _first_above(cumulative, target)
     before = cumulative.gather(1, (block - 1).clamp(min=0)) * (block > 0)
-    places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
-    inside = weights.gather(1, places.clamp(max=size - 1)).double()
-    inside.masked_fill_(places >= size, 0.0)
+    places = block.to(weights.device) * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = _wide(weights.gather(1, places.clamp(max=size - 1)).masked_fill_(places >= size, 0.0))
     # the float32 sum of a block is not quite the sum of its parts: what falls behind its end is its last token's
     found = _first_above(inside.cumsum(dim=1), target - before[:, 0])
-    return (block * BLOCK + found)[:, 0]
+    return (block * BLOCK + found)[:, 0].to(weights.device)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float64, which Apple's GPUs do not have: their values come to the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
@@ -143,9 +147,9 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 def _smallest_kept(top: Tensor, top_p: float, whole: float | None = None) -> Tensor:
     """The last of descending probabilities [n, k] that is needed to reach `top_p` of their sum, or of `whole`."""
-    wide = top.double()
+    wide = _wide(top)
     cumulative = wide.cumsum(dim=1)
     total = cumulative[:, -1:] if whole is None else whole
     before = cumulative - wide
     count = (before < top_p * total).sum(dim=1, keepdim=True).clamp(min=1)
-    return top.gather(1, count - 1)[:, 0]
+    return top.gather(1, count.to(top.device) - 1)[:, 0]

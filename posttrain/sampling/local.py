@@ -22,7 +22,7 @@ from posttrain.sampling.queue import Wanted
 from posttrain.sampling.writing import Writing, Written
 from posttrain.types import Completion, Prompt, SamplingParams
 
-ROWS = {"cpu": 128}  # at once at most where max_rows is not given; more gain nothing there
+ROWS = {"cpu": 256}  # at once at most where max_rows is not given; more gain little there
 ROWS_ELSEWHERE = 512
 MEMORY_BYTES = 2**30  # for the rows' keys, values and logits on a CPU; elsewhere half of what is free
 

@@ -59,7 +59,7 @@ class _Draws(LogitsProcessor):
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         positions = np.full(len(self._streams), input_ids.shape[1] - self._width)
-        randoms = torch.from_numpy(uniforms(self._streams, positions)).to(scores.device)
+        randoms = torch.from_numpy(uniforms(self._streams, positions))
         history = None
         if self._params.repetition_penalty != 1:
             history = input_ids.clone()
@@ -140,8 +140,9 @@ def padding_is_harmless(model: Any) -> bool:
         generator = torch.Generator().manual_seed(0)
         vocabulary = model.config.get_text_config().vocab_size
         prompts = [torch.randint(vocabulary, (size,), generator=generator).tolist() for size in (12, 5)]
-        together = _first_logits(model, prompts)
-        alone = torch.cat([_first_logits(model, [prompt]) for prompt in prompts])
+        with torch.autocast(model.device.type, enabled=False):
+            together = _first_logits(model, prompts)
+            alone = torch.cat([_first_logits(model, [prompt]) for prompt in prompts])
         allowed = (1e-4 if model.dtype == torch.float32 else 0.05) * max(1.0, float(alone.abs().max()))
         _paddable[model] = bool((together - alone).abs().max() <= allowed)
     return _paddable[model]

@@ -131,7 +131,7 @@ class Writing:
     def _write(self, rows: np.ndarray, logits: Tensor) -> list[Written]:
         """Draws a token for each of these rows, and takes out those that it ends."""
         sizes = self._size[rows]
-        randoms = torch.from_numpy(uniforms(self._streams[rows], sizes)).to(self._device)
+        randoms = torch.from_numpy(uniforms(self._streams[rows], sizes))
         history = None
         if self._history is not None:
             index = torch.from_numpy(rows).to(self._device)

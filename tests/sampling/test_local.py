@@ -74,6 +74,23 @@ def test_logprobs_are_the_learners(arch, tiny_model, tiny_tokenizer):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+def test_a_model_under_autocast_is_decoded_in_the_format_that_trains_it(tiny_model, tiny_tokenizer):
+    model = tiny_model("qwen3")
+    with torch.autocast("cpu", torch.bfloat16):
+        sampler = LocalSampler(model, tiny_tokenizer)
+        assert sampler.note == ""
+        (group,) = sampler.sample(["Hi"], DRAWN, count=4)
+        row = prompt_tokens(tiny_tokenizer, ["Hi"])[0]
+        tree = Segment(tokens=row, children=[Segment(tokens=c.tokens, trained=[(0, len(c.tokens))]) for c in group])
+        with torch.no_grad():
+            expected = Learner(model)(TokenForest.from_trees([tree])).logprobs
+    found = torch.tensor([logprob for c in group for logprob in c.logprobs])
+    assert 0 < (found - expected).abs().mean() < 0.02  # what bfloat16 rounds away
+    assert not torch.equal(
+        found, torch.tensor([lp for c in sampler.sample(["Hi"], DRAWN, count=4)[0] for lp in c.logprobs])
+    )
+
+
 @pytest.mark.parametrize("arch", ["llama", "gemma3_text", "gpt2", "falcon"])
 def test_batching_changes_nothing_that_is_drawn(arch, tiny_model, tiny_tokenizer):
     model = tiny_model(arch)
@@ -354,3 +371,22 @@ def test_a_model_that_has_diverged_is_an_error(arch, tiny_model, tiny_tokenizer)
     for params in (DRAWN, GREEDY, SamplingParams(max_tokens=4, top_p=0.5)):
         with pytest.raises(SamplingError, match="not a number"):
             sampler.sample(["Hi"], params)
+
+
+def test_a_model_that_minds_padding_gets_prompts_of_one_length_together(tiny_model, tiny_tokenizer, monkeypatch):
+    from posttrain.sampling import padded
+
+    model = tiny_model("falcon")
+    wanted = tokens(LocalSampler(model, tiny_tokenizer).sample(PROMPTS, DRAWN, count=3))
+    assert padded.padding_is_harmless(model)
+    monkeypatch.setattr(padded, "padding_is_harmless", lambda model: False)
+    widths = []
+    batch = padded._batch
+
+    def watch(rows, *arguments):
+        widths.append(len({len(row.prompt) for row in rows}))
+        return batch(rows, *arguments)
+
+    monkeypatch.setattr(padded, "_batch", watch)
+    assert tokens(LocalSampler(model, tiny_tokenizer).sample(PROMPTS, DRAWN, count=3)) == wanted
+    assert widths == [1, 1, 1]
