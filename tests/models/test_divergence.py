@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.errors import ModelError
 from posttrain.models.divergence import Moment, compare_logits, divergence
@@ -80,6 +81,26 @@ def test_a_forest_equals_rows_computed_one_by_one(tiny_model, arch, memory_bytes
     assert expected[0].min() > 1e-4
     for a, b in zip(got, expected):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
+
+
+class LargestTable(TorchDispatchMode):
+    """The most rows of any tensor over the vocabulary that an operation makes."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.shape[-1:] == (384,) and "t.default" not in str(func):
+            self.rows = max(self.rows, result.numel() // 384)
+        return result
+
+
+def test_no_table_of_all_positions_is_ever_made(tiny_model):
+    tokens = torch.randint(384, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    moments = [Moment(learner=Learner(model)) for model in (tiny_model("llama"), moved(tiny_model("llama")))]
+    with LargestTable() as largest:
+        divergence([Segment(tokens=tokens, trained=[(1, 200)])], *moments, memory_bytes=2 * 4 * 384 * 16)
+    assert 0 < largest.rows <= 16
 
 
 def test_equal_models_are_exactly_nowhere_apart(tiny_model):
