@@ -50,6 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     from posttrain.recipes.scoring import named_tasks
 
     tasks = named_tasks(command.tasks, limit=command.limit, include_path=command.include_path)
+    if command.endpoint is not None:
+        _require_answers_only(tasks)
 
     from posttrain.cli.measuring import measure, open_subject
 
@@ -62,6 +64,17 @@ def run(arguments: Sequence[str]) -> int:
     print(f"\nscores: {output / 'scores.json'}; each sample: {output}/TASK.jsonl")
     print(f"next: posttrain compare {output} OTHER, where OTHER is another model's directory or a model with --tasks")
     return 0
+
+
+def _require_answers_only(tasks: Sequence[AnyTask]) -> None:
+    from posttrain.evaluation import Task
+
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise ConfigError(
+                f"task {task.name!r} needs log-likelihoods from a model on this machine; one behind an endpoint only"
+                " answers. Leave it out, or name a model's directory."
+            )
 
 
 def table(tasks: Sequence[AnyTask], results: Sequence[Result]) -> list[str]:

@@ -13,7 +13,15 @@ from posttrain.config.gate import GateConfig
 from posttrain.errors import DataError
 from posttrain.evaluation.gate import Checkpoint, Decision, decide
 from posttrain.evaluation.records import Record, differing, read_records, read_settings
-from posttrain.evaluation.results import SCORES, UNKNOWN, mean_interval, perplexities, plain, question_grades
+from posttrain.evaluation.results import (
+    SCORES,
+    UNKNOWN,
+    graders_of,
+    mean_interval,
+    perplexities,
+    plain,
+    question_grades,
+)
 from posttrain.stats import (
     Interval,
     changed_share,
@@ -182,8 +190,9 @@ def decide_on(gate: GateConfig, before: Evaluation, after: Evaluation, *, path: 
     for name in gate.task_names():
         if name in before and name in after:
             _require_same_questions(name, before[name], after[name])
-            headline = next(iter(before[name][0].grades), "")
-            start[name], now[name] = graded_alike(before[name], after[name], headline)
+            headline = graders_of(before[name])[:1]
+            if headline:
+                start[name], now[name] = graded_alike(before[name], after[name], headline[0])
     return decide(start, [Checkpoint(step=1, path=path, grades=now, kl=kl)], gate)
 
 
@@ -199,7 +208,7 @@ def write_comparison(path: str | Path, comparison: Comparison) -> None:
 
 def _compare_task(name: str, before: Sequence[Record], after: Sequence[Record], change: float) -> TaskComparison | None:
     _require_same_questions(name, before, after)
-    graders = [grader for grader in before[0].grades if grader in after[0].grades]
+    graders = [grader for grader in graders_of(before) if grader in graders_of(after)]
     if not graders:
         return _compare_texts(name, before, after, change) if "loglikelihood" in before[0].measures else None
     compared = {grader: _compare_grader(before, after, grader) for grader in graders}

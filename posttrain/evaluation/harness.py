@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, nearest
+from posttrain.evaluation.loglikelihood import in_eval_mode
 from posttrain.evaluation.records import Record, kept_records, write_records
-from posttrain.evaluation.results import Result, perplexities, score
+from posttrain.evaluation.results import Result, graders_of, perplexities, score
 from posttrain.evaluation.tasks import HarnessTask
 from posttrain.stats import Interval
 
@@ -58,20 +59,21 @@ def _run(model: Any, tokenizer: Any, task: HarnessTask, batch_size: int) -> list
     include = None if task.include_path is None else str(task.include_path)
     manager = TaskManager(include_path=include)
     if task.task not in manager.all_tasks:
-        where = "" if include is None else f" or in {include}"
+        where = "" if include is None else f", and {include} defines none"
         raise ConfigError(
             f"lm-evaluation-harness has no task {task.task!r}{where}{nearest(task.task, manager.all_tasks)}"
         )
-    found = lm_eval.simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-        tasks=[task.task],
-        task_manager=manager,
-        num_fewshot=task.num_fewshot,
-        limit=task.limit,
-        apply_chat_template=task.chat_template,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+    with in_eval_mode(model):
+        found = lm_eval.simple_evaluate(
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            tasks=[task.task],
+            task_manager=manager,
+            num_fewshot=task.num_fewshot,
+            limit=task.limit,
+            apply_chat_template=task.chat_template,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
     records: list[Record] = []
     for part, samples in found["samples"].items():
         better = found["higher_is_better"].get(part, {})
@@ -125,8 +127,7 @@ def _number(value: Any) -> float | None:
 
 
 def _scores(records: Sequence[Record]) -> dict[str, Interval]:
-    names = dict.fromkeys(name for record in records for name in record.grades)
-    scores = {name: score(records, name) for name in names}
+    scores = {name: score(records, name) for name in graders_of(records)}
     if records and all("loglikelihood" in record.measures for record in records):
         scores |= perplexities(records)
     return scores

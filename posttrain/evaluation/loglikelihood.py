@@ -15,13 +15,26 @@ PASS_TOKENS = 4096  # tokens of one forward pass at most, where a single tree is
 
 
 @contextlib.contextmanager
-def learner_of(model: Any) -> Iterator[Learner]:
-    """The model as a learner; afterwards it is as it was."""
-    learner = Learner(model)
+def in_eval_mode(model: Any) -> Iterator[None]:
+    """The model in eval mode; afterwards as it was, module by module."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
     try:
-        yield learner
+        yield
     finally:
-        learner.release()
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def learner_of(model: Any) -> Iterator[Learner]:
+    """The model as a learner in eval mode; afterwards it is as it was."""
+    with in_eval_mode(model):
+        learner = Learner(model)
+        try:
+            yield learner.eval()
+        finally:
+            learner.release()
 
 
 def logprobs(trees: Sequence[Segment], learner: Learner) -> list[list[float]]:

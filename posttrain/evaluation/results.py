@@ -50,6 +50,11 @@ class Result:
         return {kind: score(group, headline) for kind, group in groups.items()}
 
 
+def graders_of(records: Sequence[Record]) -> list[str]:
+    """The names of all that graded any of the records; the first is the headline."""
+    return list(dict.fromkeys(name for record in records for name in record.grades))
+
+
 def question_grades(records: Sequence[Record], grader: str) -> dict[int, float]:
     """For each row its samples' mean grade; a row whose samples have no grade is left out."""
     questions: dict[int, list[float]] = {}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
 from tiny import build_model, build_tokenizer
 
 from posttrain.cli.main import main
@@ -102,6 +103,17 @@ def test_the_gates_own_tasks_are_measured(here: Path, capsys: pytest.CaptureFixt
     stored = json.loads((here / "own" / "comparison.json").read_text())
     assert stored["tasks"]["mine"]["difference"]["estimate"] == 0.0
     assert stored["gate"]["verdict"] == "promoted"
+
+
+def test_a_model_behind_an_endpoint_is_evaluated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "answers.yaml").write_text("name: ends\nfile: rows.jsonl\ngrader: mine.py:ends\n")
+    with ChatServer() as server:
+        words = ["evaluate", "tiny", "--endpoint", server.url, "--output", "served", "--tasks"]
+        assert main([*words, "tasks.yaml"]) == 2
+        assert "task 'choose' needs log-likelihoods" in capsys.readouterr().err
+        assert main([*words, "answers.yaml"]) == 0
+    records = read(here / "served" / "ends.jsonl")
+    assert [record["completion"].partition(" -> ")[0] for record in records] == [f"{n} and {n}?" for n in range(20)]
 
 
 @pytest.mark.parametrize(

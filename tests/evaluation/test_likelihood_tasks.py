@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import build_model, build_tokenizer
 
-from posttrain.errors import DataError, ModelError
+from posttrain.errors import ConfigError, DataError, ModelError
 from posttrain.evaluation import MultipleChoiceTask, PerplexityTask, evaluate
 from posttrain.evaluation.perplexity import windows
 
@@ -64,6 +64,16 @@ def test_choices_are_scored_as_continuations(arch: str) -> None:
     assert {name: interval.estimate for name, interval in result.scores.items()} == {
         name: count / 3 for name, count in right.items()
     }
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_as_it_came(training: bool) -> None:
+    model = build_model("qwen2", attention_dropout=0.5).train(training)
+    model.lm_head.training = not training
+    before = [module.training for module in model.modules()]
+    plain = evaluate(model, build_tokenizer(), choice_task()).records
+    assert [module.training for module in model.modules()] == before
+    assert evaluate(model, build_tokenizer(), choice_task()).records == plain  # without dropout
 
 
 def test_both_measures_are_as_by_hand() -> None:
@@ -194,7 +204,27 @@ def test_as_lm_eval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         'doc_to_text: ""\ndoc_to_target: "{{text}}"\n'
         "metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]\n"
     )
+    (tmp_path / "gen.yaml").write_text(
+        f"task: tiny_gen\n{common % (tmp_path / 'mc.jsonl')}output_type: generate_until\n"
+        'doc_to_text: "{{question}}"\ndoc_to_target: "{{choices[0]}}"\n'
+        "generation_kwargs: {until: ['zz'], max_gen_toks: 4, do_sample: false}\n"
+        "filter_list: [{name: whole, filter: [{function: take_first}]}, {name: letters, filter: [{function: regex,"
+        " regex_pattern: '([a-z])'}, {function: take_first}]}]\nmetric_list: [{metric: exact_match}]\n"
+    )
+    (tmp_path / "group.yaml").write_text("group: tiny_group\ntask: [tiny_mc, tiny_gen]\n")
     tokenizer = build_tokenizer()
+    model = build_model("qwen2").train()
+    group = evaluate(model, tokenizer, HarnessTask(name="g", task="tiny_group", include_path=tmp_path, limit=2))
+    assert model.training
+    assert list(group.scores) == ["acc", "acc_norm", "exact_match,whole", "exact_match,letters"]
+    assert [(r.row, r.kind) for r in group.records] == [
+        (1, "tiny_mc"),
+        (2, "tiny_mc"),
+        (3, "tiny_gen"),
+        (4, "tiny_gen"),
+    ]
+    with pytest.raises(ConfigError, match=r"has no task 'tiny_gropu', and .* did you mean 'tiny_group'"):
+        evaluate(model, tokenizer, HarnessTask(name="g", task="tiny_gropu", include_path=tmp_path))
     for positions in (512, 31):
         model = build_model("qwen2", max_position_embeddings=positions)
         ours = [PerplexityTask(name="tiny_text", rows=[{"text": text} for text in TEXTS])]
