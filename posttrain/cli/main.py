@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "grade": ("posttrain.cli.grade", "run", "try a reward on the completions in a file"),
     "evaluate": ("posttrain.cli.evaluate", "run", "measure a model on tasks: files, definitions, benchmarks"),
     "compare": ("posttrain.cli.compare", "run", "two models on the same questions, and a gate that decides"),
+    "report": ("posttrain.cli.report", "run", "one page on a run or pipeline: gains, losses, curves, answers"),
     "doctor": ("posttrain.cli.doctor", "run", "versions, device and threads, and what is missing"),
 }
 

@@ -1,0 +1,133 @@
+"""A headless Chromium that opens a file and tells what it did. Speaks the DevTools protocol over a pipe."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
+    "--remote-debugging-pipe",
+)  # fmt: skip
+
+
+def find_chromium() -> str | None:
+    """The path of a Chromium, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@dataclass
+class Browser:
+    """One tab."""
+
+    to: int
+    back: int
+    timeout_s: float = 30.0
+    session: str = ""
+    count: int = 0
+    rest: bytes = b""
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The answer to a command; events that come before it are kept."""
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next(self.timeout_s)
+            if answer.get("id") == self.count:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+            self.events.append(answer)
+
+    def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+        """Opens the file and waits until it is there and at rest."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = "dark" if dark else "light"
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.events.clear()
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        ends = time.monotonic() + self.timeout_s
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next(ends - time.monotonic()))
+        self.value("new Promise(done => setTimeout(() => done(1), 200))")  # what a page starts late
+
+    def value(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        return answer["result"].get("value")
+
+    def requests(self) -> list[str]:
+        """The addresses that were asked for since the page was opened."""
+        return [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+
+    def complaints(self) -> list[str]:
+        """What stands in the console, dialogues that were opened and windows too."""
+        told = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Page.windowOpen",
+                "Page.javascriptDialogOpening")  # fmt: skip
+        return [json.dumps(e["params"]) for e in self.events if e.get("method") in told]
+
+    def screenshot(self, path: Path, *, whole: bool = True) -> None:
+        """A picture of the page as PNG."""
+        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def _next(self, timeout_s: float) -> dict[str, Any]:
+        ends = time.monotonic() + timeout_s
+        while b"\0" not in self.rest:
+            ready = select.select([self.back], [], [], max(0.0, ends - time.monotonic()))[0]
+            assert ready, "the browser does not answer"
+            more = os.read(self.back, 1 << 20)
+            assert more, "the browser ended"
+            self.rest += more
+        line, _, self.rest = self.rest.partition(b"\0")
+        return dict(json.loads(line))
+
+
+@contextmanager
+def browser(program: str, profile: Path) -> Iterator[Browser]:
+    """A tab of a fresh browser whose profile lies in the directory."""
+    ours_out, theirs_in = os.pipe()[::-1]
+    ours_in, theirs_out = os.pipe()
+    # Chromium reads commands from descriptor 3 and writes to 4; the shell puts the pipes there.
+    start = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+    process = subprocess.Popen(
+        ["bash", "-c", start, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        pass_fds=(theirs_in, theirs_out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs_in)
+    os.close(theirs_out)
+    tab = Browser(to=ours_out, back=ours_in)
+    try:
+        target = tab.call("Target.createTarget", url="about:blank")["targetId"]
+        tab.session = tab.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            tab.call(f"{domain}.enable")
+        yield tab
+        tab.session = ""
+        tab.call("Browser.close")
+        process.wait(timeout=20)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours_out)
+        os.close(ours_in)

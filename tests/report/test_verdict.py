@@ -1,0 +1,105 @@
+"""The verdict in one sentence: the gate's, that of the paired comparisons, or that of the log."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from report.directories import write_evaluation, write_lines, write_pipeline, write_run
+
+from posttrain.report.changes import changes
+from posttrain.report.evaluations import Evaluation
+from posttrain.report.subject import find_subject
+from posttrain.report.verdict import compared, verdict
+
+
+def judged(path: Path):
+    subject = find_subject(path)
+    return verdict(subject, compared(subject))
+
+
+def test_the_gate_has_the_word(tmp_path):
+    found = judged(write_run(tmp_path / "run"))
+    assert found.sentence.startswith("Step 100 is promoted: ")
+    assert (found.title, found.tone, found.notes) == ("An earlier checkpoint promoted", "mixed", ())
+
+
+def test_without_a_gate_the_stages_are_compared_and_a_cost_on_the_way_is_named(tmp_path):
+    found = judged(write_pipeline(tmp_path / "pipeline"))
+    # sums: 0 of 100, then 70, then 72. facts: 80, 80, then 10 lost and 1 more lost: 11 points.
+    assert found.sentence.startswith("From base to dpo 72.0 points on sums (")
+    assert "; on the way dpo cost 11.0 points on facts (" in found.sentence
+    assert found.tone == "mixed"
+    assert "no gate" in found.notes[0]
+
+
+def test_a_change_that_may_be_chance_is_no_loss(tmp_path):
+    right = {"base": {"sums": [False] * 50 + [True] * 50}, "sft": {"sums": [True] + [False] * 52 + [True] * 47}}
+    found = judged(write_pipeline(tmp_path / "pipeline", right))
+    assert found.sentence == "From base to sft no task gained for sure, and nothing was lost for sure."
+    assert found.tone == "open"
+
+
+def test_gains_alone_are_good(tmp_path):
+    right = {"base": {"a": [False] * 40, "b": [False] * 40}, "sft": {"a": [True] * 40, "b": [True] * 20 + [False] * 20}}
+    found = judged(write_pipeline(tmp_path / "pipeline", right))
+    assert found.sentence.startswith("From base to sft all 2 tasks gained, most of all 100.0 points on a (")
+    assert found.sentence.endswith("; nothing was lost for sure.")
+    assert found.tone == "good"
+
+
+def test_without_evaluations_the_log_speaks_and_nothing_is_claimed(tmp_path):
+    run = write_run(tmp_path / "run")
+    shutil.rmtree(run / "evaluation")
+    (run / "gate.json").unlink()
+    found = judged(run)
+    assert found.sentence == "In run the mean reward went from 0.2375 to 0.6875 over 200 steps."
+    assert "cannot say whether the model became better" in found.notes[-1]
+
+
+def test_a_run_that_was_stopped_is_said_to_be(tmp_path):
+    write_lines(tmp_path / "run" / "metrics.jsonl", [{"loss": 1.0, "step": 10}, {"loss": 0.5, "step": 20}])
+    assert judged(tmp_path / "run").notes[0] == "run has not finished, or was stopped: its log ends at step 20."
+
+
+def test_the_promoted_checkpoint_and_the_last_are_compared_with_the_start(tmp_path):
+    subject = find_subject(write_run(tmp_path / "run"))
+    pairs = [(one.before.label, one.after.label) for one in compared(subject)]
+    assert pairs == [("start", "step 100"), ("start", "step 200")]
+
+
+def test_changes_are_paired_over_questions_and_samples(tmp_path):
+    for name, grades in (("one", [[1, 1], [0, 0], [1, 0]]), ("two", [[1, 0], [0, 1], [1, 0]])):
+        lines = [
+            {"row": row, "sample": sample, "prompt": f"{row}", "completion": "", "grades": {"g": float(grade)}}
+            for row, samples in enumerate(grades, start=1) for sample, grade in enumerate(samples, start=1)
+        ]  # fmt: skip
+        write_lines(tmp_path / name / "t.jsonl", lines)
+    (change,) = changes(*(Evaluation(label=name, directory=tmp_path / name) for name in ("one", "two")))
+    assert change.difference.n == 3
+    assert change.difference.estimate == pytest.approx(0.0)  # -1/2, +1/2, 0 over three questions
+    assert (change.gained, change.lost) == ((2,), (1,))
+    assert change.before.estimate == pytest.approx(0.5)
+
+
+def test_other_questions_are_not_paired(tmp_path):
+    for name in ("one", "two"):
+        write_evaluation(tmp_path / name, {"sums": [True, False]})
+    text = (tmp_path / "two" / "sums.jsonl").read_text().replace("What is 2", "What was 2")
+    (tmp_path / "two" / "sums.jsonl").write_text(text)
+    (change,) = changes(*(Evaluation(label=name, directory=tmp_path / name) for name in ("one", "two")))
+    assert change.difference is None
+    assert change.surely is None
+
+
+def test_a_perplexity_that_falls_is_not_a_loss(tmp_path):
+    for name, value in (("one", 9.5), ("two", 7.5)):
+        score = {"text": {"word_perplexity": {"estimate": value, "low": value - 1, "high": value + 1, "n": 12}}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scores.json").write_text(json.dumps(score))
+    (change,) = changes(*(Evaluation(label=name, directory=tmp_path / name) for name in ("one", "two")))
+    assert not change.is_share
+    assert change.estimate == -2.0
+    assert change.surely is None
