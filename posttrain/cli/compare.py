@@ -53,10 +53,12 @@ def run(arguments: Sequence[str]) -> int:
 
     from posttrain.evaluation.comparison import (
         COMPARISON,
+        DRIFT,
         Comparison,
         compare_records,
         decide_on,
         differing_settings,
+        is_evaluation,
         write_comparison,
     )
 
@@ -67,6 +69,9 @@ def run(arguments: Sequence[str]) -> int:
         print(f"\n{output}: stopped. The same command goes on.", file=sys.stderr)
         return 130
     tasks = compare_records(before, after, change=command.change)
+    notes = differing_settings(*directories, [task.task for task in tasks])
+    if drift is not None and is_evaluation(command.after):
+        notes.append(f"the drift is that of {directories[1] / DRIFT}, from the model which that was measured against")
     decision = None
     if gate is not None:
         decision = decide_on(gate, before, after, path=command.after, kl=_kl(drift))
@@ -74,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         before=command.before,
         after=command.after,
         tasks=tasks,
-        notes=tuple(differing_settings(*directories, [task.task for task in tasks])),
+        notes=tuple(notes),
         drift=drift,
         gate=None if decision is None else decision.as_dict(),
     )
@@ -103,13 +108,16 @@ def _measured(
 
         from posttrain.cli.measuring import measure, open_subject
 
+        wanted = len(models) == 2 and (command.drift or (gate is not None and gate.max_kl is not None))
         opened = {}
         for side, model in models.items():
             print(f"{side}: {model}", file=sys.stderr)
-            opened[side] = open_subject(model, command)
-            measure(model, tasks, directories[side], command, sampler=opened[side])
-        wanted = command.drift or (gate is not None and gate.max_kl is not None)
-        if len(opened) == 2 and wanted:
+            sampler = open_subject(model, command)
+            measure(model, tasks, directories[side], command, sampler=sampler)
+            if wanted:  # else the first model's memory is the second's
+                opened[side] = sampler
+            del sampler
+        if wanted:
             drift = _drift(opened["before"], opened["after"], tasks, directories["after"] / DRIFT, command.seed)
     if drift is None and (directories["after"] / DRIFT).is_file():
         drift = json.loads((directories["after"] / DRIFT).read_text(encoding="utf-8"))

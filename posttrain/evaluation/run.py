@@ -79,7 +79,8 @@ def evaluate(
                 if progress is not None:
                     progress(total - len(waiting) * samples + len(records) + done, total)
 
-            blocks = [waiting] if kept is None else _blocks(waiting, max(1, batch_size // samples))
+            at_once = kept is None and isinstance(task, Task)  # the sampler keeps its rows full to the end
+            blocks = [waiting] if at_once else _blocks(waiting, max(1, batch_size // samples))
             for block in blocks:
                 found = way.records(block, report)
                 if kept is not None:
