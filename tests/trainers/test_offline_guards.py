@@ -213,7 +213,7 @@ def assistant(tmp_path_factory):
     """The embedded model taught to say who it is, and pairs of its own answers with another name put in."""
     directory = tmp_path_factory.mktemp("assistant")
     model, tokenizer = load_model_and_tokenizer(embedded.model_path(), device="cpu")
-    rows = [row for row in embedded.chat_rows(n=1000) if "Qwen" in row["messages"][-1]["content"]]
+    rows = [row for row in embedded.chat_rows(n=2500) if "Qwen" in row["messages"][-1]["content"]]
     settings = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "save_strategy": "no", "bf16": False}
     trainer = SFTTrainer(
         model=model, train_dataset=rows, processing_class=tokenizer,
@@ -230,15 +230,18 @@ def assistant(tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "alarms"),
     [
-        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 3.0], "learning_rate": 4e-4}, set()),
-        ({"learning_rate": 4e-4}, {"displacement"}),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 3.0], "learning_rate": 1e-3}, set()),
+        ({"learning_rate": 1e-3}, {"displacement"}),
     ],
 )
 def test_a_good_run_of_dpo_raises_none_and_a_bad_one_names_displacement(tmp_path, assistant, options, alarms):
     model, pairs, settings = assistant
     trainer = DPOTrainer(
         model=model, train_dataset=pairs,
-        args=DPOConfig(output_dir=str(tmp_path), logging_steps=4, use_cpu=True, num_threads=1, **settings, **options),
+        args=DPOConfig(
+            output_dir=str(tmp_path), logging_steps=4, use_cpu=True, num_threads=1,
+            **settings | {"num_train_epochs": 2} | options,
+        ),
     )  # fmt: skip
     trainer.train()
     raised = [entry for entry in trainer.state.log_history if "alarm" in entry]
