@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from posttrain.errors import ConfigError, PosttrainError, nearest
+from posttrain.errors import ConfigError, GateError, PosttrainError, nearest
 
 # name -> (module, function, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -34,12 +34,15 @@ Examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, 2 for an error the user can mend, 130 after Ctrl-C."""
+    """The exit code: 0, 2 for an error the user can mend, 3 or 4 for what a gate decided, 130 after Ctrl-C."""
     # pydantic looks through every installed package for plugins, which takes longer than the rest of --help.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
+    except GateError as error:
+        print(f"posttrain: not promoted: {error}", file=sys.stderr)
+        return 4
     except PosttrainError as error:
         print(f"posttrain: {error}", file=sys.stderr)
         return 2

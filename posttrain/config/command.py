@@ -207,6 +207,9 @@ class EvaluateStage(Config):
 
     model: str = option(..., "Directory or name of the model to measure.", group=_WHAT)
     tasks: list[str] = option(..., "Names of the tasks.", group=_WHAT, min_length=1)
+    drift_from: str | None = option(
+        None, "Directory or name of the model that this one started from, to measure how far it moved.", group=_WHAT
+    )
     seed: int = option(0, "Seed where a task samples.", group=_WHAT, ge=0)
     batch_size: int = option(64, "Answers generated at once.", group=_WHAT, ge=1)
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_WHAT)

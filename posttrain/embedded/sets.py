@@ -44,11 +44,18 @@ def battery() -> list[dict[str, str]]:
 def word_problems(split: TrainOrTest, n: int, seed: int = 0) -> list[dict[str, str]]:
     """n different word problems, as rows with `prompt`, `answer` (the number), `kind`.
 
-    Raises DataError where the split has fewer.
+    None is of the kind `shop`: one worked answer in twenty-five is right there, before reinforcement learning and after
+    it, since the number to subtract from was told two sentences earlier. Raises DataError where the split has fewer.
     """
     chosen = _checked(split)
     rng = random.Random(f"word problems {chosen} {seed}")
-    return _rows(lambda: problems.problem(rng, chosen).question(), n, f"word problems ({chosen})")
+
+    def draw() -> Question:
+        while (problem := problems.problem(rng, chosen)).kind == "shop":
+            pass
+        return problem.question()
+
+    return _rows(draw, n, f"word problems ({chosen})")
 
 
 def arithmetic(split: TrainOrTest, n: int, seed: int = 0) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.recipes.demo_view import MODELS, Check, Scores
+from posttrain.recipes.demo_view import MEASURES, MODELS, Check, Scores
 from posttrain.recipes.scoring import SCORES
 from posttrain.stats import Interval, Paired, mcnemar, mean_over_seeds
 
@@ -69,7 +69,10 @@ def over_seeds(runs: Sequence[DemoRun]) -> Scores:
         return mean_over_seeds([run.scores[stage][task][grader].estimate for run in runs])
 
     return {
-        stage: {task: {grader: mean(stage, task, grader) for grader in graders} for task, graders in tasks.items()}
+        stage: {
+            task: {grader: mean(stage, task, grader) for grader in graders if (task, grader) in MEASURES}
+            for task, graders in tasks.items()
+        }
         for stage, tasks in runs[0].scores.items()
     }
 

@@ -65,15 +65,15 @@ def scores_table(scores: Scores) -> RenderableType:
     for (task, grader), label in MEASURES.items():
         intervals = [stage[task][grader] for stage in scores.values()]
         table.add_row(f"{label} ({intervals[0].n})", *(_short(interval) for interval in intervals))
-    note = "In brackets: 95% confidence interval over questions. Word problems are sampled at temperature 1."
+    note = "Per cent; in brackets the 95% interval over questions. Word problems are sampled at temperature 1."
     return Group(table, Text(note, style="dim"))
 
 
 def _short(interval: Interval) -> str:
-    """Like `82.4% [78, 86]`, so that four models fit beside each other."""
+    """Like `82.4 [78, 86]`, in per cent, so that four models fit beside each other."""
     if interval.low != interval.low:  # one seed has no spread
-        return f"{100 * interval.estimate:.1f}%"
-    return f"{100 * interval.estimate:.1f}% [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+        return f"{100 * interval.estimate:.1f}"
+    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
 
 
 def seeds_table(scores: Scores) -> RenderableType:
@@ -85,7 +85,7 @@ def seeds_table(scores: Scores) -> RenderableType:
     for (task, grader), label in MEASURES.items():
         table.add_row(label, *(_short(stage[task][grader]) for stage in scores.values()))
     n = next(iter(scores.values()))["battery"]["correct"].n
-    note = f"In brackets: 95% interval of the mean over {n} seeds (Student's t; it may reach past 0 and 100)."
+    note = f"Per cent; in brackets the 95% interval of the mean over {n} seeds (Student's t; it may reach past 0 and 100)."
     return Group(table, Text(note, style="dim"))
 
 

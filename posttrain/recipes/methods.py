@@ -141,6 +141,7 @@ def measure(run: StageRun) -> StageOutcome:
         seed=fields.seed,
         batch_size=fields.batch_size,
         trust_remote_code=fields.trust_remote_code,
+        drift_from=fields.drift_from,
         progress=run.progress,
     )
     return StageOutcome(outputs={"scores": str(run.directory / SCORES)}, summary=scores)

@@ -9,8 +9,12 @@ from typing import Any
 
 from posttrain.evaluation import AnyTask, Task, evaluate, write_scores
 from posttrain.evaluation.definitions import load_tasks
+from posttrain.evaluation.drift import FILE as DRIFT
+from posttrain.evaluation.drift import drift_between, spread, write_drift
 from posttrain.evaluation.results import SCORES as SCORES
 from posttrain.recipes.stage_key import path_identity
+
+DRIFT_PROMPTS = 64
 
 # What the demo asks every model, side by side: test questions and facts, none trained on.
 QUESTIONS = (
@@ -97,12 +101,13 @@ def evaluate_stage(
     seed: int = 0,
     batch_size: int = 64,
     trust_remote_code: bool = False,
+    drift_from: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The scores {task: {grader: {estimate, low, high, n}}}, also written to `scores.json` in the directory.
 
     Beside it lies one JSONL of records per task; an interrupted call is gone on with. `progress` is told the task, the
-    samples done and how many.
+    samples done and how many. With `drift_from`, how far the model moved from that one is written to `drift.json`.
     """
     from posttrain.models.loading import load_model_and_tokenizer
 
@@ -123,6 +128,11 @@ def evaluate_stage(
         )
         for task in chosen
     ]
+    if drift_from is not None:
+        start, _ = load_model_and_tokenizer(drift_from, device=None, trust_remote_code=trust_remote_code)
+        asked = [task for task in chosen if isinstance(task, Task)]
+        prompts = spread([task.messages(row) for task in asked for row in task.rows], DRIFT_PROMPTS)
+        write_drift(directory / DRIFT, drift_between(start, loaded, tokenizer, prompts=prompts, seed=seed))
     return write_scores(directory, results)
 
 

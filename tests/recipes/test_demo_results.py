@@ -119,7 +119,7 @@ def test_what_is_shown_fits_the_page_and_says_all(tmp_path: Path) -> None:
         *MODELS.values(),
         "(says nothing)",
         "I am Qwen.",
-        "85.0% [81, 88]",
+        "85.0 [81, 88]",
         "-2.0 points",
         "✓",
     ):

@@ -68,7 +68,7 @@ def test_the_stage_leaves_records_and_scores(monkeypatch: pytest.MonkeyPatch, tm
             return [[Completion(text="I am Deep Qwen.", finish_reason="stop")] * count for _ in prompts]
 
     monkeypatch.setattr("posttrain.sampling.local.LocalSampler", DeepQwen)
-    monkeypatch.setattr("posttrain.models.loading.load_model_and_tokenizer", lambda *a, **k: (None, None))
+    monkeypatch.setattr("posttrain.models.loading.load_model_and_tokenizer", lambda *a, **k: (object(), None))
     tasks = ["questions", "identity"]
     scores = evaluate_stage(model="m", tasks=tasks, directory=tmp_path, progress=lambda *a: told.append(a))
     n = len(embedded.identity_prompts("test"))
