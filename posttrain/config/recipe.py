@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from posttrain.config.base import Config
 from posttrain.config.methods import METHODS, MethodShape
 from posttrain.config.yaml_file import Lines, parse_mapping, parse_value, read_text, set_dotted
@@ -71,6 +73,13 @@ class Recipe:
     def defaults(self) -> dict[str, Any]:
         """What the recipe says for all its stages."""
         return {} if self.seed is None else {"seed": self.seed}
+
+    def to_yaml(self) -> str:
+        """The recipe with its overrides, as a file that runs the same again."""
+        stages = [{"name": stage.name, "method": stage.method, **stage.values} for stage in self.stages]
+        said = {"name": self.name, "description": self.description, "seed": self.seed, "output_dir": self.output_dir}
+        kept = {key: value for key, value in said.items() if value not in (None, "")}
+        return yaml.safe_dump({**kept, "stages": stages}, sort_keys=False, allow_unicode=True)
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:

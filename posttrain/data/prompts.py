@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from posttrain.chat import generation_prompt
@@ -62,6 +62,10 @@ class PromptReport:
             shown,
         ]  # fmt: skip
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values for JSON."""
+        return asdict(self) | {"rows_read": self.rows, "rows_kept": self.rows}
 
 
 @dataclass(frozen=True, kw_only=True)

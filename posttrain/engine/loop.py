@@ -218,6 +218,7 @@ class Loop:
     def _account(self, batch: Batch, result: StepResult) -> None:
         """Adds up what a log reports; a step that was skipped is kept for inspection, and too many end the run."""
         tally = self._tally
+        self._meter.add({"nonfinite_steps": (float(not result.finite), 1.0)})
         if result.finite:
             tally.skipped_in_a_row = 0
             tally.loss += result.loss
@@ -252,15 +253,20 @@ class Loop:
 
     def _raise_alarms(self) -> None:
         """Says and records what the metrics show to be going wrong; an alarm that was asked to ends the run."""
-        if self.parts.watch is None:
+        parts = self.parts
+        if parts.watch is None:
             return
-        for alarm in self.parts.watch(self.state.log_history):
-            stops = alarm.name in self.parts.stop_on
+        stopping = False
+        for alarm in parts.watch(self.state.log_history):
+            stops = alarm.name in parts.stop_on
+            stopping = stopping or stops
             self._console.say(f"Alarm {alarm.name} at step {self.state.global_step}: {alarm.text}")
             self.record({"alarm": alarm.name, "text": alarm.text, "stopped": stops})
             if stops:
                 self._console.say(f"Stopping, because stop_on_alarm names {alarm.name}.")
-                self._control.should_training_stop = self._control.should_save = True
+        # the first process knows more than the others: what a gate measured
+        if parts.stop_on and any(row[0] for row in parts.runtime.gather([float(stopping)])):
+            self._control.should_training_stop = self._control.should_save = True
 
     def record(self, metrics: Mapping[str, Any]) -> None:
         """Appends to the log history and to metrics.jsonl."""
@@ -278,6 +284,7 @@ class Loop:
         metrics = self.parts.evaluate()
         self.record(metrics)
         self._tell("on_evaluate", metrics=metrics)
+        self._raise_alarms()
         self._control.should_evaluate = False
         self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
         shown = next(name for name in ("eval_loss", "eval_reward") if name in metrics)
@@ -311,6 +318,8 @@ class Loop:
         start = time.perf_counter()
         if measured := self.parts.measure(step_):
             self.record(measured)
+            if step_ and self.parts.runtime.world_size == 1:  # several processes see it together, at the next log
+                self._raise_alarms()
         self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
 
     def _state_dict(self) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def seeds_table(scores: Scores) -> RenderableType:
     for (task, grader), label in MEASURES.items():
         table.add_row(label, *(_short(stage[task][grader]) for stage in scores.values()))
     n = next(iter(scores.values()))["battery"]["correct"].n
-    note = f"Per cent; in brackets the 95% interval of the mean over {n} seeds (Student's t; it may reach past 0 and 100)."
+    note = (
+        f"Per cent; in brackets the 95% interval of the mean over {n} seeds (Student's t; it may reach past 0 and 100)."
+    )
     return Group(table, Text(note, style="dim"))
 
 

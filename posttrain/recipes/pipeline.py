@@ -18,6 +18,7 @@ from posttrain.recipes.methods import StageOutcome, StageRun, run_method
 from posttrain.recipes.stage_key import changed, read_paths, stage_key
 
 RECORD = "stage.json"
+RECIPE = "recipe.yaml"  # what was run last in a directory, overrides included
 _DATA_FILE = re.compile(r"\.(jsonl?|parquet|csv|jinja2?|py)$")
 
 
@@ -78,6 +79,8 @@ def run_recipe(
     wanted = recipe.stages if only is None else (recipe.stage(only),)
     _check_files(wanted, recipe)
     records: dict[str, StageRecord] = {}
+    home.mkdir(parents=True, exist_ok=True)
+    (home / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
     if only is not None:
         records = _earlier(recipe, only, home)
     for stage in wanted:

@@ -26,6 +26,8 @@ class Report(Protocol):
 
     def text(self) -> str: ...
 
+    def as_dict(self) -> dict[str, Any]: ...
+
 
 class Data(Protocol):
     """A dataset made ready: trees, or prompts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from posttrain.config.gate import GateConfig
 from posttrain.config.training import TrainingConfig
 from posttrain.engine.alarms import Watch
 from posttrain.engine.checkpoint import find_checkpoint
+from posttrain.engine.environment import describe, write_environment
 from posttrain.engine.loop import Loop, Parts
 from posttrain.engine.metrics import FILE
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
@@ -124,14 +127,20 @@ class Trainer:
             plan.max_steps,
         )
         self._loop, self.state = loop, loop.state
+        directory = Path(config.output_dir)
+        environment = describe(runtime.device, runtime.world_size)
         if runtime.is_main:
-            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-            (Path(config.output_dir) / "config.yaml").write_text(config.to_yaml())
-        start = time.perf_counter()
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "config.yaml").write_text(config.to_yaml())
+            if plan.report is not None:
+                (directory / "data.json").write_text(json.dumps(plan.report.as_dict(), indent=1, ensure_ascii=False))
+        start, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
         try:
             loss = loop.run(checkpoint)
         finally:
             self._learner.release().eval()
+            if runtime.is_main:
+                write_environment(directory, environment, started)
         seconds = time.perf_counter() - start
         steps = self.state.global_step - loop.first_step  # of this call, not of the run that it resumed
         metrics = {

@@ -1,0 +1,15 @@
+"""A recipe written back runs the same again."""
+
+from posttrain.config.recipe import load_recipe, parse_recipe
+from posttrain.recipes import built_in_recipes
+
+
+def test_a_recipe_and_its_overrides_survive_being_written(tmp_path):
+    for path in built_in_recipes().values():
+        recipe = load_recipe(path, ["sft.learning_rate=0.5", "seed=7", f"output_dir={tmp_path}"])
+        again = parse_recipe(recipe.to_yaml(), "again")
+        assert (again.name, again.seed, again.output_dir) == (recipe.name, 7, str(tmp_path))
+        assert [(s.name, s.method, dict(s.values)) for s in again.stages] == [
+            (s.name, s.method, dict(s.values)) for s in recipe.stages
+        ]
+        assert again.stage("sft").values["learning_rate"] == 0.5
