@@ -30,6 +30,9 @@ from posttrain.recipes.demo_results import (
     read_run,
 )
 from posttrain.recipes.demo_view import MODELS
+from posttrain.report import write_report
+from posttrain.report.subject import find_subject
+from posttrain.report.verdict import compared, verdict
 
 RECIPE = Path(__file__).with_name("demo.yaml")
 
@@ -207,6 +210,11 @@ def _show(runs: Sequence[DemoRun], summary: dict[str, Any], path: Path, console:
     console.print(demo_view.elicitation(first.scores))
     console.print()
     console.print(demo_view.checks_view(checks(runs)))
+    console.print(Rule("The report"))
+    for run in runs:
+        subject = find_subject(run.directory)
+        console.print(Text(verdict(subject, compared(subject)).sentence))
+        console.print(Text(str(write_report(run.directory).path), style="bold"), soft_wrap=True)
     console.print(Rule("Where things are, and what to try next"))
     console.print(demo_view.whereabouts(first.directory, path), soft_wrap=True)
     console.print(f"\n[bold]Done in {summary['seconds']:.0f} seconds.[/]")
