@@ -50,11 +50,6 @@ def group_advantages(
     return advantages
 
 
-def without_signal(rewards: Sequence[float | None], group_size: int) -> list[bool]:
-    """For each group, whether it teaches nothing: its known rewards are all equal, or fewer than two are known."""
-    return [_equal([r for r in group if r is not None]) for group in _groups(rewards, group_size)]
-
-
 def _groups(rewards: Sequence[float | None], group_size: int) -> list[Sequence[float | None]]:
     if group_size < 2:
         raise ConfigError(

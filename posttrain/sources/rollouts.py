@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from posttrain.sampling.broken_text import repeated_share
 from posttrain.types import Completion, Metrics
-
-REPEATED = 4  # words in a row that count as a repetition when they come again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +67,7 @@ def rollout_metrics(groups: Sequence[Group], unjudged: Mapping[str, int]) -> Met
         "completions/max_length": (max(lengths, default=0.0), 1),
         "completions/clipped_ratio": (len(lengths) - len(ended), len(lengths)),
         "completions/mean_terminated_length": (sum(ended), len(ended)),
-        "completions/repetition": (sum(repetition(member.completion.text) for member in members), len(members)),
+        "completions/repetition": (sum(repeated_share(member.completion.text) for member in members), len(members)),
         "rewards/unjudged": (sum(member.reward is None for member in members), len(members)),
     }
     for name in members[0].rewards if members else ():
@@ -80,14 +78,6 @@ def rollout_metrics(groups: Sequence[Group], unjudged: Mapping[str, int]) -> Met
     for name, count in unjudged.items():
         metrics[f"rewards/{name}/unjudged"] = (count, len(members))
     return {name: (float(amount), float(count)) for name, (amount, count) in metrics.items()}
-
-
-def repetition(text: str) -> float:
-    """The share of runs of four words that were there before."""
-    words = text.split()
-    runs = Counter(tuple(words[i : i + REPEATED]) for i in range(len(words) - REPEATED + 1))
-    total = sum(runs.values())
-    return 1 - len(runs) / total if total else 0.0
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from posttrain.config.gate import GateConfig
 from posttrain.engine.checkpoint import checkpoints
 from posttrain.errors import ConfigError, nearest
 from posttrain.evaluation import AnyTask, Result, Task, evaluate, write_scores
-from posttrain.evaluation.broken_text import text_metrics
+from posttrain.sampling.broken_text import text_metrics
 from posttrain.evaluation.comparison import read_evaluation
 from posttrain.evaluation.definitions import load_tasks
 from posttrain.evaluation.drift import FILE as DRIFT

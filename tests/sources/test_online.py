@@ -11,7 +11,6 @@ from posttrain.errors import CheckpointError
 from posttrain.rewards.combination import RewardSet
 from posttrain.sampling.local import LocalSampler
 from posttrain.sources.online import OnlinePlan, OnlineSource
-from posttrain.sources.rollouts import repetition
 from posttrain.sources.samples import SamplesFile
 from posttrain.types import SamplingParams, Unjudged
 
@@ -227,28 +226,3 @@ def test_samples_are_written_as_they_are_graded_and_cut_where_a_run_resumes(samp
     file.path.write_text(file.path.read_text() + '{"step": 3, "prom')
     source(sampler, tokenizer, samples=file).load_state_dict(state)
     assert file.path.read_text() == first
-
-
-def test_repetition_is_the_share_of_runs_of_words_that_come_again():
-    assert repetition("a b c d e f") == 0.0
-    assert repetition("a b c d a b c d") == pytest.approx(1 / 5)
-    assert repetition("") == 0.0
-
-
-def test_the_kl_is_tracked_on_two_completions_of_four_groups(sampler, tokenizer):
-    asked = []
-
-    def reference(trees):
-        asked.extend(trees)
-        return [[-6.0] * sum(len(leaf.tokens) for leaf in tree.leaves()) for tree in trees]
-
-    made = OnlineSource(
-        prompt_set(ROWS, tokenizer), OnlinePlan(**{**PLAN, "groups": 5, "kl_tracked": True}), sampler=sampler,
-        rewards=RewardSet(by_length), reference=reference, samples=None,
-    )  # fmt: skip
-    made.next()
-    tracked = [member.completion for group in made.latest[:4] for member in group.members[:2]]
-    assert [leaf.tokens for tree in asked for leaf in tree.leaves()] == [completion.tokens for completion in tracked]
-    ratios = torch.tensor([-6.0 - logprob for completion in tracked for logprob in completion.logprobs])
-    total, count = made.metrics()["kl"]
-    assert (total, count) == (pytest.approx(float((ratios.exp() - ratios - 1).sum()), rel=1e-5), len(ratios))

@@ -3,7 +3,7 @@
 import pytest
 from tiny import build_model, build_tokenizer
 
-from posttrain.evaluation.broken_text import measure_text, repeated_share, text_metrics
+from posttrain.sampling.broken_text import measure_text, repeated_share, text_metrics
 from posttrain.sampling.local import LocalSampler
 
 
