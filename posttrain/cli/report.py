@@ -14,7 +14,8 @@ Writes what a run gained and what it cost as one HTML file that needs nothing el
 intervals, drift, training curves, answers before and after, data, alarms, settings. It can be mailed, and reads
 well on a phone. A run that is still going on, or was stopped, can be reported too.
 
-  RUN            the directory of a training, or of a pipeline that `posttrain run` or `posttrain demo` wrote
+  RUN            the directory of a training, of a pipeline (`posttrain run`, `posttrain demo`), or of what
+                 `posttrain compare` wrote
   --output FILE  where to write it [RUN/report.html]
   --open         show it in the browser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,12 @@ from typing import Any
 from posttrain.report.files import number, read_json, read_lines, read_object
 from posttrain.stats import Interval, bootstrap_mean, wilson
 
+BITS = "bits_per_byte"  # what texts are compared by
+_LOWER_IS_BETTER = re.compile(r"perplexity|bits_per_byte|loss")
 SCORES, DRIFT, TASKS = "scores.json", "drift.json", "tasks.json"
 _NO_RECORDS = ("metrics.jsonl", "samples.jsonl")
 
-Scores = dict[str, dict[str, Interval]]  # task -> grader -> mean with its interval; the first grader is the headline
+Scores = dict[str, dict[str, Interval]]  # task -> grader -> mean with its interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +77,19 @@ class Evaluation:
         return _read_scores(read_json(self.directory / SCORES))
 
     def headlines(self) -> dict[str, tuple[str, Interval]]:
-        """For each task that has a grade its first grader, with the score."""
-        return {task: next(iter(graders.items())) for task, graders in self.scores.items() if graders}
+        """For each task that has a grade its headline, with the score."""
+        named = {task: headline_of(graders) for task, graders in self.scores.items()}
+        return {task: (grader, self.scores[task][grader]) for task, grader in named.items() if grader is not None}
+
+
+def headline_of(graders: Mapping[str, Interval]) -> str | None:
+    """The grader that a task is judged by: bits per byte of texts, else the first."""
+    return BITS if BITS in graders else next(iter(graders), None)
+
+
+def lower_is_better(grader: str) -> bool:
+    """Whether a smaller number is the better one, by the grader's name."""
+    return bool(_LOWER_IS_BETTER.search(grader))
 
 
 def holds_evaluation(directory: Path) -> bool:

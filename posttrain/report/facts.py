@@ -146,6 +146,9 @@ def environment_of(subject: Subject) -> list[Fact]:
 
 def command_of(subject: Subject) -> str | None:
     """What to type to do it again; None where nothing says so."""
+    if subject.kind == "comparison":
+        sides = [str(subject.comparison.get(side)) for side in ("before", "after")]
+        return shlex.join(["posttrain", "compare", *sides])
     own = read_object(subject.path / "environment.json")
     environments = [own] if subject.is_pipeline else [own, *(training.environment for training in subject.trainings)]
     for environment in environments:

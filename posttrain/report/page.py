@@ -104,21 +104,21 @@ def _content(subject: Subject) -> dict[str, Any]:
     ]
     content: dict[str, Any] = {
         "title": subject.title,
-        "kind": "pipeline" if subject.is_pipeline else "run",
+        "kind": subject.kind,
         "about": _about(subject),
         "verdict": verdict(subject, comparisons),
         "scores": sections.score_groups(subject),
         "has_promoted": bool(subject.gate.get("promoted")),
         "many_evaluations": len(subject.evaluations) > 1,
-        "by_stage": subject.is_pipeline,
-        "forests": sections.forests(comparisons),
+        "forests": sections.forests([one for one in comparisons if not one.over_stages]),
+        "over_stages": sections.forests([one for one in comparisons if one.over_stages]),
         "gate": gate_lines(subject.gate),
         "drift": sections.drift_cards(subject),
         "drift_lines": sections.drift_lines(subject),
         "logged_kl": sections.logged_kl(subject),
         "curves": [one for one in trained if one.first or one.further],
         "answers": side_by_side(columns) if len(columns := _columns(subject)) > 1 else [],
-        "flips": [(comparison, found) for comparison in comparisons if (found := _flips(comparison))],
+        "flips": [(one, found) for one in comparisons if not one.over_stages and (found := _flips(one))],
         "samples": sampled,
         "data": facts.data_of(subject),
         "stages": facts.stage_lines(subject.stages),
@@ -137,10 +137,10 @@ def _about(subject: Subject) -> list[str]:
     said = []
     if subject.is_pipeline:
         said.append(f"{len(subject.stages)} stages")
-    else:
-        training = subject.trainings[0]
-        if training.last_step is not None:
-            said.append(f"{training.last_step:,} steps")
+    elif subject.trainings and (last := subject.trainings[0].last_step) is not None:
+        said.append(f"{last:,} steps")
+    if subject.kind == "comparison":
+        said += [f"{side}: {subject.comparison.get(side)}" for side in ("before", "after")]
     if subject.seconds is not None:
         said.append(duration(subject.seconds))
     seeds = dict.fromkeys(str(seed) for t in subject.trainings if (seed := t.config.get("seed")) is not None)
@@ -194,23 +194,26 @@ def _flips(comparison: Comparison) -> list[Flips]:
 
 def _missing(subject: Subject, content: dict[str, Any]) -> list[tuple[str, str]]:
     """What the report has no section for, and what would make one."""
+    trained, measured = bool(subject.trainings), bool(subject.evaluations)
     online = any(training.kind == "grpo" for training in subject.trainings)
-    measured = bool(subject.evaluations)
     wanted = [
         (content["gate"] or subject.gate, "The gate's decision", "name targets and retention tasks in a gate.yaml, "
          "and train with it or use posttrain compare BEFORE AFTER --gate gate.yaml"),
-        (measured, "Scores", "evaluate the start and the trained model: an evaluate stage in a recipe, or "
-         "posttrain evaluate MODEL"),
+        (measured, "Scores", "evaluate the start and the trained model: evaluate stages in a recipe, or "
+         "posttrain compare BEFORE AFTER"),
         (content["forests"] or not measured, "Gains and losses", "evaluate the start too, on the same questions"),
-        (content["drift"], "Drift", "measure the KL to the start with each evaluation; posttrain compare does"),
-        (content["curves"], "Training curves", "metrics.jsonl, which a training writes every logging_steps"),
+        (content["drift"], "Drift", "drift_from in the evaluate stages of a recipe, or posttrain compare BEFORE AFTER"),
+        (content["curves"] or not trained, "Training curves", "metrics.jsonl, which a training writes every "
+         "logging_steps"),
         (content["answers"] or not measured, "Answers before and after", "keep the records (TASK.jsonl) of at least "
          "two evaluations of the same questions"),
         (content["samples"] or not online, "Samples with their rewards", "train with save_samples=true"),
-        (content["data"], "What happened to the data", "data.json, which a training writes when it has read its rows"),
-        (content["settings"], "The settings", "config.yaml, which a training writes when it begins"),
-        (content["environment"], "Versions and hardware", "environment.json, which a training writes when it begins"),
-        (content["command"], "How to reproduce it", "environment.json with the command, or the recipe.yaml of a "
-         "pipeline"),
+        (content["data"] or not trained, "What happened to the data", "data.json, which a training writes when it has "
+         "read its rows"),
+        (content["settings"] or not trained, "The settings", "config.yaml, which a training writes when it begins"),
+        (content["environment"] or not trained, "Versions and hardware", "environment.json, which a training writes "
+         "when it begins"),
+        (content["command"] or not trained, "How to do it again", "environment.json with the command, or the "
+         "recipe.yaml of a pipeline"),
     ]  # fmt: skip
     return [(what, how) for there, what, how in wanted if not there]

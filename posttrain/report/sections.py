@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from posttrain.report import pictures
-from posttrain.report.changes import Change, lower_is_better
-from posttrain.report.evaluations import Evaluation, read_interval
+from posttrain.report.changes import Change
+from posttrain.report.evaluations import Evaluation, lower_is_better, read_interval
 from posttrain.report.files import number
 from posttrain.report.gate import promoted
 from posttrain.report.gate import roles as roles_of
 from posttrain.report.subject import Subject
-from posttrain.report.text import DASH, bounds, p_text, percent, points, short, words
+from posttrain.report.text import DASH, bounds, p_text, percent, points, short, signed, words
 from posttrain.report.verdict import Comparison
 from posttrain.stats import Interval
 
@@ -178,9 +178,9 @@ def change_cells(change: Change) -> dict[str, str]:
         "Task": f"{words(change.task)}, {words(change.grader)}",
         "Before": show(change.before.estimate),
         "After": show(change.after.estimate),
-        "Change": points(change.estimate) if change.is_share else short(change.estimate),
-        "95% interval": bounds(difference, signed=True) if difference is not None else DASH,
-        "Better, worse": f"{len(change.gained)}, {len(change.lost)}" if difference is not None else DASH,
+        "Change": points(change.estimate) if change.is_share else signed(change.estimate),
+        "95% interval": bounds(difference, change.is_share, signed=True) if difference is not None else DASH,
+        "Better, worse": f"{len(change.gained)}, {len(change.lost)}" if change.p_value is not None else DASH,
         "Questions": f"{difference.n if difference is not None else change.after.n:,}",
         "p": p_text(change.p_value),
         "p (Holm)": p_text(change.p_holm),
@@ -199,7 +199,7 @@ def _score_row(
     evaluation: Evaluation, interval: Interval, scale: tuple[float, float], shares: bool, name: str, *,
     is_chosen: bool = False,
 ) -> Row:  # fmt: skip
-    value = percent(interval.estimate) if shares else short(interval.estimate, 3)
+    value = percent(interval.estimate) if shares else short(interval.estimate)
     between = bounds(interval, shares)
     text = f"{name}, {evaluation.label}{', promoted' if is_chosen else ''}: {value}"
     text += f", interval {between}" if between else ""
@@ -215,23 +215,16 @@ def _score_row(
 
 def _change_row(change: Change, scale: tuple[float, float]) -> Row:
     tone = change.surely or "plain"
-    value = (
-        points(change.estimate)
-        if change.is_share
-        else f"{short(change.before.estimate)} → {short(change.after.estimate)}"
-    )
     interval = change.difference
-    between = bounds(interval, signed=True) if interval is not None else "not paired"
-    text = (
-        f"{words(change.task)}: {value} points, interval {between}"
-        if change.is_share
-        else f"{words(change.task)}: {value}"
-    )
-    note = f"{len(change.gained)} better, {len(change.lost)} worse" if interval is not None else ""
-    picture = Markup("")
+    show = points if change.is_share else signed
+    between = bounds(interval, change.is_share, signed=True) if interval is not None else "not paired"
+    value, name = show(change.estimate), words(change.task)
+    picture, note = Markup(""), f"{words(change.grader)}, lower is better"
     if change.is_share:
+        text = f"{name}: {value} points, interval {between}"
         picture = pictures.dot(interval or _point(change.estimate), scale, tone=tone, zero=True, text=text)
-    return Row(label=words(change.task), picture=picture, value=value, bounds=between, note=note, tone=tone)
+        note = f"{len(change.gained)} better, {len(change.lost)} worse" if interval is not None else ""
+    return Row(label=name, picture=picture, value=value, bounds=between, note=note, tone=tone)
 
 
 def _point(estimate: float) -> Interval:

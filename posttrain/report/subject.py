@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from posttrain.errors import DataError, nearest
 from posttrain.report.evaluations import Evaluation, holds_evaluation
 from posttrain.report.files import number, read_json, read_lines, read_object, read_text, read_yaml
 
 _LOG, _CONFIG, _STAGE, _GATE = "metrics.jsonl", "config.yaml", "stage.json", "gate.json"
+_COMPARISON = "comparison.json"
 _MOVED_ASIDE = re.compile(r"\.old-\d+$")
 
 
@@ -145,11 +146,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A run or a pipeline."""
+    """A run or a pipeline; or what `posttrain compare` or `posttrain evaluate` wrote."""
 
     path: Path
     title: str
-    is_pipeline: bool
+    kind: Literal["run", "pipeline", "comparison", "evaluation"]
     stages: tuple[Stage, ...]  # of a pipeline, in the order they ran
     trainings: tuple[Training, ...]
     evaluations: tuple[Evaluation, ...]  # what is compared, the earliest first
@@ -157,8 +158,17 @@ class Subject:
     @cached_property
     def gate(self) -> dict[str, Any]:
         """The decision that counts: the pipeline's own, or that of the last training that has one."""
-        own = read_gate(self.path)
+        own = _mapping(self.comparison.get("gate")) if self.kind == "comparison" else read_gate(self.path)
         return own or next((training.gate for training in reversed(self.trainings) if training.gate), {})
+
+    @property
+    def is_pipeline(self) -> bool:
+        return self.kind == "pipeline"
+
+    @cached_property
+    def comparison(self) -> dict[str, Any]:
+        """What `posttrain compare` wrote."""
+        return read_object(self.path / _COMPARISON)
 
     @property
     def seconds(self) -> float | None:
@@ -169,7 +179,10 @@ class Subject:
 
 
 def find_subject(path: Path) -> Subject:
-    """The run or pipeline in this directory. Raises DataError where there is none, saying what there is."""
+    """The run, pipeline, comparison or evaluation in this directory.
+
+    Raises DataError where there is none, saying what there is.
+    """
     if not path.is_dir():
         around = [other.name for other in _directories(path.parent)] if path.parent.is_dir() else []
         what = "is a file" if path.exists() else "does not exist"
@@ -182,19 +195,25 @@ def find_subject(path: Path) -> Subject:
         return Subject(
             path=path,
             title=training.name,
-            is_pipeline=False,
+            kind="run",
             stages=(),
             trainings=(training,),
             evaluations=tuple(training.evaluations),
         )
+    if (path / _COMPARISON).is_file():
+        return _comparison(path)
+    if holds_evaluation(path):
+        name = path.resolve().name
+        evaluations = (Evaluation(label=name, directory=path),)
+        return Subject(path=path, title=name, kind="evaluation", stages=(), trainings=(), evaluations=evaluations)
     inside = [d for d in _directories(path) if _stages(d) or (d / _LOG).is_file()]
     if len(inside) == 1:
         return find_subject(inside[0])
     if inside:
         raise DataError(f"{path} holds {len(inside)} runs; name one of them: {', '.join(map(str, inside[:8]))}")
     raise DataError(
-        f"{path} holds neither a run ({_LOG}, {_CONFIG}) nor a pipeline (a directory with {_STAGE} for each stage). "
-        "Name the output_dir of a training or of `posttrain run`"
+        f"{path} holds neither a run ({_LOG}, {_CONFIG}) nor a pipeline (a directory with {_STAGE} for each stage), "
+        "and no comparison or evaluation. Name the output_dir of a training or of `posttrain run`"
     )
 
 
@@ -217,11 +236,23 @@ def _pipeline(path: Path, stages: Sequence[Stage]) -> Subject:
     return Subject(
         path=path,
         title=str(recipe.get("name") or path.resolve().name),
-        is_pipeline=True,
+        kind="pipeline",
         stages=tuple(stages),
         trainings=trainings,
         evaluations=tuple(evaluations),
     )
+
+
+def _comparison(path: Path) -> Subject:
+    """The two evaluations of a comparison: inside its directory where it made them, else where it read them."""
+    said = read_object(path / _COMPARISON)
+    found = []
+    for side in ("before", "after"):
+        directory = path / side if (path / side).is_dir() else Path(str(said.get(side)))
+        if holds_evaluation(directory):
+            found.append(Evaluation(label=side, directory=directory))
+    name = path.resolve().name
+    return Subject(path=path, title=name, kind="comparison", stages=(), trainings=(), evaluations=tuple(found))
 
 
 def _stages(path: Path) -> list[Stage]:

@@ -110,8 +110,8 @@ def _named(match: re.Match[str]) -> str:
     return f"<U+{ord(character):04X}>"
 
 
-def short(value: float | None, digits: int = 4) -> str:
-    """A number in at most so many digits: 0.001234, 1.5, 12,300, 2.1e-6."""
+def short(value: float | None) -> str:
+    """A number in three digits or so: 0.00123, 1.5, 12,300, 2.1e-6."""
     if value is None or not math.isfinite(value):
         return DASH
     size = abs(value)
@@ -123,7 +123,7 @@ def short(value: float | None, digits: int = 4) -> str:
     elif size >= 1000:
         text = f"{value:,.0f}"
     else:
-        text = f"{value:.{max(0, digits - 1 - math.floor(math.log10(size)) - (size >= 1))}f}"
+        text = f"{value:.{max(0, 2 - math.floor(math.log10(size)))}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
     return text.replace("-", MINUS)
 
@@ -147,11 +147,16 @@ def points(value: float, signed: bool = True) -> str:
     return text.replace("-", MINUS).replace("+0.0", "0.0").replace(f"{MINUS}0.0", "0.0")
 
 
+def signed(value: float) -> str:
+    """A difference in at most three digits: `+0.12`."""
+    return f"{'+' if value > 0 else ''}{short(value)}"
+
+
 def bounds(interval: Interval, is_share: bool = True, signed: bool = False) -> str:
     """`90.5 to 95.4`, or nothing where one observation gives no interval."""
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return ""
-    low, high = (points(x, signed) if is_share else short(x, 3) for x in (interval.low, interval.high))
+    low, high = (points(x, signed) if is_share else short(x) for x in (interval.low, interval.high))
     return f"{low} to {high}"
 
 

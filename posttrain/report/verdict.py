@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 from posttrain.report.changes import Change, changes
-from posttrain.report.evaluations import Evaluation
+from posttrain.report.evaluations import Evaluation, lower_is_better
 from posttrain.report.files import number
 from posttrain.report.gate import promoted
 from posttrain.report.subject import Subject, Training
-from posttrain.report.text import bounds, points, short, words
+from posttrain.report.text import bounds, percent, points, short, words
 
 Tone = Literal["good", "mixed", "bad", "open"]  # promoted or only gains; an earlier one or both; none or only losses
 
@@ -40,22 +40,27 @@ class Comparison:
     before: Evaluation
     after: Evaluation
     changes: tuple[Change, ...]
+    over_stages: bool = False  # not of neighbours: what several stages did together
 
     def headlines(self) -> list[Change]:
         """The first grader of each task."""
         return [change for change in self.changes if change.headline]
 
 
-def compare(before: Evaluation, after: Evaluation) -> Comparison:
+def compare(before: Evaluation, after: Evaluation, *, over_stages: bool = False) -> Comparison:
     """The comparison of two evaluations."""
-    return Comparison(before=before, after=after, changes=tuple(changes(before, after)))
+    return Comparison(before=before, after=after, changes=tuple(changes(before, after)), over_stages=over_stages)
 
 
 def compared(subject: Subject) -> list[Comparison]:
-    """Each stage of a pipeline with the one before; the start of a run with the promoted checkpoint and the last."""
+    """Each stage of a pipeline with the one before, then the last with all others, for losses that add up.
+
+    Of a run, the start with the promoted checkpoint and with the last.
+    """
     found = subject.evaluations
     if subject.is_pipeline and all(evaluation.step is None for evaluation in found):
-        return [compare(before, after) for before, after in pairwise(found)]
+        steps = [compare(before, after) for before, after in pairwise(found)]
+        return steps + [compare(before, found[-1], over_stages=True) for before in found[:-2]]
     if len(found) < 2:
         return []
     chosen = promoted(subject.gate, found)
@@ -75,54 +80,85 @@ def verdict(subject: Subject, comparisons: Sequence[Comparison]) -> Verdict:
         )
     if any(comparison.headlines() for comparison in comparisons):
         notes.append("Nobody decided whether that is good enough: there was no gate. An interval covers 95%.")
-        return _from_comparisons(comparisons, subject, notes)
+        return _from_comparisons(comparisons, notes)
+    if len(subject.evaluations) == 1 and not subject.trainings:
+        return Verdict(title="Measured", sentence=_from_scores(subject.evaluations[0]), tone="open", notes=tuple(notes))
     notes.append("Nothing was evaluated before and after, so this report cannot say whether the model became better.")
     return Verdict(title="Not measured", sentence=_from_log(subject.trainings), tone="open", notes=tuple(notes))
 
 
-def _from_comparisons(comparisons: Sequence[Comparison], subject: Subject, notes: Sequence[str]) -> Verdict:
-    whole = comparisons[0] if len(comparisons) == 1 else compare(subject.evaluations[0], subject.evaluations[-1])
-    gains = sorted((c for c in whole.headlines() if c.surely == "gain"), key=lambda c: c.estimate, reverse=True)
-    costs = [(step, c) for step in comparisons for c in step.headlines() if c.surely == "loss"]
+def _from_comparisons(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Verdict:
+    whole = next((one for one in comparisons if one.over_stages), comparisons[0])  # from the first to the last
     tasks = len(whole.headlines())
-    unsure = any(change.p_value is None for change in whole.headlines())
+    gains = sorted(
+        (c for c in whole.headlines() if c.surely == "gain"), key=lambda c: (c.is_share, c.better), reverse=True
+    )
+    span = f"From {whole.before.label} to {whole.after.label}"
     if not gains:
-        what = f"From {whole.before.label} to {whole.after.label} no task gained for sure"
+        gained = f"{span} no task gained for sure"
     elif len(gains) == 1:
-        what = f"From {whole.before.label} to {whole.after.label} {_amount(gains[0])} was gained"
-        what += f", and {'nothing' if tasks == 2 else 'no other task'} else for sure" if tasks > 1 else ""
-        what = what.replace("no other task else", "no other task")
+        others = ", and no other task gained for sure" if tasks > 1 else ""
+        gained = f"{span} {_amount(gains[0])} {_was(gains[0])} gained{others}"
     else:
         share = f"all {tasks}" if len(gains) == tasks else f"{len(gains)} of {tasks}"
-        what = f"From {whole.before.label} to {whole.after.label} {share} tasks gained, most of all {_amount(gains[0])}"
+        gained = f"{span} {share} tasks gained, most of all {_amount(gains[0])}"
+    costs = _costs(comparisons)
     if not costs:
-        lost = "nothing was lost for sure" if len(comparisons) == 1 else "no stage lost anything for sure"
-        joint = "; " if gains else ", and "
-        sentence = f"{what}{joint}{lost}."
+        cost = "nothing was lost for sure"
     else:
-        spoken = [
-            f"{step.after.label} cost {_amount(change)}" if len(comparisons) > 1 else _amount(change)
-            for step, change in costs
-        ]
-        joined = spoken[0] if len(spoken) == 1 else f"{', '.join(spoken[:-1])} and {spoken[-1]}"
-        sentence = f"{what}; on the way {joined}." if len(comparisons) > 1 else f"{what}; it cost {joined}."
-    if unsure:
+        cost = costs[0] if len(costs) == 1 else f"{', '.join(costs[:-1])}, and {costs[-1]}"
+    sentence = f"{gained}{'; ' if gains or costs else ', and '}{cost}."
+    if any(change.difference is None for change in whole.headlines()):
         notes = [*notes, "Tasks whose records are not there, or not of the same questions, were not tested."]
     tone: Tone = "mixed" if gains and costs else "good" if gains else "bad" if costs else "open"
     return Verdict(title=_TITLES[tone], sentence=sentence, tone=tone, notes=tuple(notes))
+
+
+def _costs(comparisons: Sequence[Comparison]) -> list[str]:
+    """The sure losses: what single stages cost, then what only several together did, the largest for each task."""
+    steps = [one for one in comparisons if not one.over_stages]
+    found = [(one, change) for one in steps for change in one.headlines() if change.surely == "loss"]
+    said = [f"{one.after.label} cost {_amount(change)}" for one, change in found]
+    together: dict[str, tuple[Comparison, Change]] = {}
+    for one in comparisons:
+        for change in one.headlines() if one.over_stages else ():
+            seen = {other.task for _, other in found}
+            worst = together.get(change.task)
+            if change.surely == "loss" and change.task not in seen and (
+                worst is None or change.better < worst[1].better
+            ):  # fmt: skip
+                together[change.task] = (one, change)
+    return said + [
+        f"from {one.before.label} to {one.after.label} {_amount(change)} {_was(change)} lost"
+        for one, change in together.values()
+    ]
+
+
+def _was(change: Change) -> str:
+    return "were" if change.is_share else "was"
 
 
 def _amount(change: Change) -> str:
     """`4.1 points on battery (1.4 to 6.9)`."""
     difference = change.difference
     size = points(abs(change.estimate), signed=False) if change.is_share else short(abs(change.estimate))
-    unit = "points on" if change.is_share else "on"
-    name = words(change.task)
+    said = f"{size} {'points' if change.is_share else words(change.grader)} on {words(change.task)}"
     if difference is None:
-        return f"{size} {unit} {name}"
+        return said
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    interval = type(difference)(estimate=abs(difference.estimate), low=low, high=high, n=difference.n)
-    return f"{size} {unit} {name} ({bounds(interval, change.is_share)})"
+    interval = replace(difference, estimate=abs(difference.estimate), low=low, high=high)
+    return f"{said} ({bounds(interval, change.is_share)})"
+
+
+def _from_scores(evaluation: Evaluation) -> str:
+    """What a single evaluation found."""
+    found = [
+        f"{percent(score.estimate)} on {words(task)}"
+        if not lower_is_better(grader)
+        else f"{short(score.estimate)} {words(grader)} on {words(task)}"
+        for task, (grader, score) in evaluation.headlines().items()
+    ]
+    return f"{', '.join(found)}; there is nothing to compare with." if found else "Nothing was graded."
 
 
 def _from_log(trainings: Sequence[Training]) -> str:

@@ -94,7 +94,7 @@ def test_what_is_not_there_is_left_out_and_said_how_to_get(tmp_path):
     for words in (
         "The gate's decision: name targets",
         "Scores: evaluate",
-        "Drift: measure",
+        "Drift: drift_from",
         "The settings: config.yaml",
     ):
         assert words in text, words

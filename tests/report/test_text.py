@@ -72,7 +72,7 @@ def test_what_a_conversation_asked_is_its_last_message():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (1.0, "1"), (0.7188, "0.7188"), (0.001591, "0.001591"), (3.19e-6, "3.2e−6"), (-8.794, "−8.79"),
+    [(0, "0"), (1.0, "1"), (0.7188, "0.719"), (0.001591, "0.00159"), (3.19e-6, "3.2e−6"), (-8.794, "−8.79"),
      (12345.6, "12,346"), (0.1, "0.1"), (46.5, "46.5"), (2e-4, "2e−4"), (1e9, "1e9"), (math.nan, "–"), (None, "–")],
 )  # fmt: skip
 def test_numbers_have_few_digits(value, text):

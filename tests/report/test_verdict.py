@@ -30,7 +30,7 @@ def test_without_a_gate_the_stages_are_compared_and_a_cost_on_the_way_is_named(t
     found = judged(write_pipeline(tmp_path / "pipeline"))
     # sums: 0 of 100, then 70, then 72. facts: 80, 80, then 10 lost and 1 more lost: 11 points.
     assert found.sentence.startswith("From base to dpo 72.0 points on sums (")
-    assert "; on the way dpo cost 11.0 points on facts (" in found.sentence
+    assert "were gained, and no other task gained for sure; dpo cost 11.0 points on facts (" in found.sentence
     assert found.tone == "mixed"
     assert "no gate" in found.notes[0]
 
@@ -40,6 +40,15 @@ def test_a_change_that_may_be_chance_is_no_loss(tmp_path):
     found = judged(write_pipeline(tmp_path / "pipeline", right))
     assert found.sentence == "From base to sft no task gained for sure, and nothing was lost for sure."
     assert found.tone == "open"
+
+
+def test_losses_that_are_sure_only_together_are_named(tmp_path):
+    # four of two hundred are lost each time: p = 0.125, and 0.0078 together
+    facts = {name: {"facts": [i >= lost for i in range(200)]} for name, lost in (("base", 0), ("sft", 4), ("dpo", 8))}
+    found = judged(write_pipeline(tmp_path / "pipeline", facts))
+    assert found.sentence.startswith("From base to dpo no task gained for sure; from base to dpo 4.0 points on facts (")
+    assert found.sentence.endswith(") were lost.")
+    assert found.tone == "bad"
 
 
 def test_gains_alone_are_good(tmp_path):
@@ -55,7 +64,7 @@ def test_without_evaluations_the_log_speaks_and_nothing_is_claimed(tmp_path):
     shutil.rmtree(run / "evaluation")
     (run / "gate.json").unlink()
     found = judged(run)
-    assert found.sentence == "In run the mean reward went from 0.2375 to 0.6875 over 200 steps."
+    assert found.sentence == "In run the mean reward went from 0.237 to 0.688 over 200 steps."
     assert "cannot say whether the model became better" in found.notes[-1]
 
 
@@ -94,12 +103,37 @@ def test_other_questions_are_not_paired(tmp_path):
     assert change.surely is None
 
 
-def test_a_perplexity_that_falls_is_not_a_loss(tmp_path):
-    for name, value in (("one", 9.5), ("two", 7.5)):
-        score = {"text": {"word_perplexity": {"estimate": value, "low": value - 1, "high": value + 1, "n": 12}}}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "scores.json").write_text(json.dumps(score))
-    (change,) = changes(*(Evaluation(label=name, directory=tmp_path / name) for name in ("one", "two")))
-    assert not change.is_share
-    assert change.estimate == -2.0
-    assert change.surely is None
+def test_texts_are_compared_by_bits_per_byte_of_which_less_is_better(tmp_path):
+    for name, nats in (("one", 100.0), ("two", 80.0)):
+        scores = {
+            grader: {"estimate": nats / 40, "low": nats / 41, "high": nats / 39, "n": 3}
+            for grader in ("word_perplexity", "bits_per_byte")
+        }
+        write_lines(
+            tmp_path / name / "text.jsonl",
+            [
+                {"row": row, "sample": 1, "prompt": "", "completion": "", "grades": {},
+                 "measures": {"loglikelihood": -nats - row, "bytes": 40, "words": 8}}
+                for row in (1, 2, 3)
+            ],
+        )  # fmt: skip
+        (tmp_path / name / "scores.json").write_text(json.dumps({"text": scores}))
+    word, bits = changes(*(Evaluation(label=name, directory=tmp_path / name) for name in ("one", "two")))
+    assert (word.headline, bits.headline) == (False, True)
+    assert word.difference is None
+    assert word.surely is None
+    # 20 nats less in each of 3 texts of 40 bytes: -0.5 nats a byte, over ln 2
+    assert bits.difference.estimate == pytest.approx(-0.5 / 0.6931472)
+    assert bits.surely == "gain"
+
+
+def test_what_compare_wrote_is_judged_by_its_gate_or_its_changes(tmp_path):
+    for side, right in (("before", 20), ("after", 35)):
+        write_evaluation(tmp_path / "c" / side, {"sums": [i < right for i in range(40)]}, drift=0.1)
+    (tmp_path / "c" / "comparison.json").write_text(json.dumps({"before": "BASE", "after": "TUNED", "gate": None}))
+    assert judged(tmp_path / "c").sentence.startswith("From before to after 37.5 points on sums (")
+    gate = {"sentence": "TUNED does not pass.", "verdict": "none", "checkpoints": []}
+    (tmp_path / "c" / "comparison.json").write_text(json.dumps({"before": "BASE", "after": "TUNED", "gate": gate}))
+    assert judged(tmp_path / "c").tone == "bad"
+    alone = judged(tmp_path / "c" / "after")
+    assert alone.sentence == "87.5% on sums; there is nothing to compare with."
