@@ -287,6 +287,10 @@ def check_command(words: list[str]) -> None:
 
         reward = rest[0] if rest in (["--list"], [rest[0], "--help"]) else _read(rest).name
         assert reward == "--list" or reward in REWARDS or ":" in str(reward)
+    elif name == "report":
+        from posttrain.cli.report import _read as read_report
+
+        assert str(read_report(rest)[0]).startswith("runs/")
     elif name == "run":
         recipe, *overrides = [word for word in rest if word not in ("--only", "dpo")]
         load_recipe(built_in_recipes().get(recipe, built_in_recipes()["identity"]), overrides)

@@ -1,13 +1,20 @@
-"""A headless Chromium that opens a file and tells what it did. Speaks the DevTools protocol over a pipe."""
+"""A headless Chromium that opens a file and tells what it did. Speaks the DevTools protocol over a pipe.
+
+    python tests/report/browser.py report.html picture.webp --width 390 --height 844 --dark --at answers
+
+takes a picture of a page, as those in docs/images are.
+"""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import os
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,9 +90,11 @@ class Browser:
                 "Page.javascriptDialogOpening")  # fmt: skip
         return [json.dumps(e["params"]) for e in self.events if e.get("method") in told]
 
-    def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """A picture of the page as PNG."""
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, path: Path, *, at: str | None = None) -> None:
+        """A picture of the part of the page that begins with the element of this id, as WebP."""
+        if at is not None:
+            self.value(f"document.getElementById({at!r}).scrollIntoView({{behavior: 'instant'}})")
+        answer = self.call("Page.captureScreenshot", format="webp", quality=82)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def _next(self, timeout_s: float) -> dict[str, Any]:
@@ -131,3 +140,24 @@ def browser(program: str, profile: Path) -> Iterator[Browser]:
             process.wait()
         os.close(ours_out)
         os.close(ours_in)
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Take a picture of a page.")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--width", type=int, default=1200)
+    parser.add_argument("--height", type=int, default=900)
+    parser.add_argument("--dark", action="store_true")
+    parser.add_argument("--at", help="the id of the section to begin with")
+    given = parser.parse_args()
+    program = find_chromium()
+    if program is None:
+        parser.error("no chromium is installed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, browser(program, Path(profile)) as tab:
+        tab.open(given.page, width=given.width, height=given.height, dark=given.dark)
+        tab.picture(given.picture, at=given.at)
+
+
+if __name__ == "__main__":
+    _main()
