@@ -10,12 +10,12 @@ from posttrain.errors import ConfigError, nearest
 _HELP = """\
 Usage: posttrain report RUN [--output FILE] [--open]
 
-Writes what a run gained and what it cost as one HTML file that needs nothing else: the verdict, scores with
-intervals, drift, training curves, answers before and after, data, alarms, settings. It can be mailed, and reads
-well on a phone. A run that is still going on, or was stopped, can be reported too.
+Writes what a run gained and what it cost as one HTML file that needs nothing else: the verdict, scores
+with intervals, drift, training curves, answers before and after, data, alarms, settings. It can be mailed,
+and reads well on a phone. A run that is still going on, or was stopped, can be reported too.
 
-  RUN            the directory of a training, of a pipeline (`posttrain run`, `posttrain demo`), or of what
-                 `posttrain compare` wrote
+  RUN            the directory of a training, of a pipeline (`posttrain run`, `posttrain demo`), or of
+                 what `posttrain compare` wrote
   --output FILE  where to write it [RUN/report.html]
   --open         show it in the browser
 
