@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from posttrain.errors import ModelError
 from posttrain.models.heads import Chosen, chosen_logprobs
 from posttrain.models.layouts import LAYOUTS, Laid, Layout, choose_layout, probe
+from posttrain.models.recomputed import recomputing
+from posttrain.models.stand_ins import StandIns
 from posttrain.types import Outputs, TokenForest
 
 
@@ -69,8 +71,7 @@ class Learner(nn.Module):
                 entropy=entropy, entropy_grad=entropy_grad,
             )  # fmt: skip
         else:
-            with recomputing():
-                logits = self._own_logits(laid.inputs, laid.predictors).float()
+            logits = self._own_logits(laid.inputs, laid.predictors).float()
             logits = logits if self.temperature == 1.0 else logits / self.temperature
             chosen = _from_logits(logits, forest.targets, entropy, entropy_grad)
         return Outputs(logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy)
@@ -93,16 +94,19 @@ class Learner(nn.Module):
         """The forest laid out, and the model ready for it."""
         if self.layout.attention and self._causal.config._attn_implementation != self.layout.attention:
             self._causal.set_attn_implementation(self.layout.attention)
+        self.stand_ins.put_on()
         return self.layout.lay(forest)
 
     def _states(self, laid: Laid) -> Tensor:
-        states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
+        with recomputing():
+            states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
         return states.reshape(-1, states.shape[-1]).index_select(0, laid.predictors)
 
     def _own_logits(self, inputs: dict[str, Any], predictors: Tensor) -> Tensor:
-        if inputs["input_ids"].shape[0] == 1:  # logits_to_keep picks columns, the same in every row
-            return self._causal(**inputs, logits_to_keep=predictors).logits[0]
-        return self._causal(**inputs).logits.flatten(0, 1)[predictors]
+        with recomputing():
+            if inputs["input_ids"].shape[0] == 1:  # logits_to_keep picks columns, the same in every row
+                return self._causal(**inputs, logits_to_keep=predictors).logits[0]
+            return self._causal(**inputs).logits.flatten(0, 1)[predictors]
 
     @torch.no_grad()
     def _head_is_a_matrix(self) -> bool:
