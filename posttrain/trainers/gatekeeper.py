@@ -12,7 +12,6 @@ from posttrain.config.gate import GateConfig
 from posttrain.engine.checkpoint import checkpoints
 from posttrain.errors import ConfigError, nearest
 from posttrain.evaluation import AnyTask, Result, Task, evaluate, write_scores
-from posttrain.sampling.broken_text import text_metrics
 from posttrain.evaluation.comparison import read_evaluation
 from posttrain.evaluation.definitions import load_tasks
 from posttrain.evaluation.drift import FILE as DRIFT
@@ -21,6 +20,7 @@ from posttrain.evaluation.gate import Checkpoint, Decision, decide, too_small_se
 from posttrain.evaluation.results import SCORES, question_grades
 from posttrain.models.divergence import Moment
 from posttrain.models.reference import StartingWeights
+from posttrain.sampling.broken_text import text_metrics
 from posttrain.trainers.assembly import Assembled
 
 GATE = "gate.json"
