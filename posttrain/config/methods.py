@@ -41,5 +41,5 @@ METHODS: Mapping[str, MethodShape] = {
         outputs=("model", "samples"),
     ),
     "pairs_correct": MethodShape(fields=PairsCorrectStage, reads=("model", "prompts"), outputs=("data",)),
-    "evaluate": MethodShape(fields=EvaluateStage, reads=("model", "drift_from"), outputs=("scores",)),
+    "evaluate": MethodShape(fields=EvaluateStage, reads=("model", "drift_from", "tasks"), outputs=("scores",)),
 }

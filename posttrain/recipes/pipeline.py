@@ -19,7 +19,7 @@ from posttrain.recipes.stage_key import changed, read_paths, stage_key
 
 RECORD = "stage.json"
 RECIPE = "recipe.yaml"  # what was run last in a directory, overrides included
-_DATA_FILE = re.compile(r"\.(jsonl?|parquet|csv|jinja2?|py)$")
+_DATA_FILE = re.compile(r"\.(jsonl?|parquet|csv|jinja2?|py|ya?ml)$")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from posttrain.errors import CheckpointError
+from posttrain.sources.settings import require_same
 from posttrain.types import Batch, Metrics, Segment
 
 
@@ -90,12 +90,7 @@ class OfflineSource:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises CheckpointError, naming what differs, when the batches would not be those that the run began with."""
-        changed = [name for name, value in self._settings.items() if state["settings"][name] != value]
-        if changed:
-            raise CheckpointError(
-                f"the run cannot be resumed, because it began with another {' and another '.join(changed)}. "
-                "Put it back, or start a new run with the checkpoint as its model."
-            )
+        require_same(self._settings, state["settings"])
         self._step = state["step"]
         self._order = self._epoch_order(self._step // self.steps_per_epoch)
 

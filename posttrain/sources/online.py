@@ -14,13 +14,13 @@ import torch
 
 from posttrain.algorithms.grpo import AGGREGATIONS, PolicyBatch, policy_batch
 from posttrain.data.prompts import PromptSet
-from posttrain.errors import CheckpointError
 from posttrain.ops.advantages import group_advantages
 from posttrain.ops.kl import kl_estimate
 from posttrain.rewards.combination import RewardSet
 from posttrain.sources.offline import epoch_order
 from posttrain.sources.rollouts import Graded, Group, pack, rollout_metrics, unpack, with_advantages
 from posttrain.sources.samples import SamplesFile
+from posttrain.sources.settings import require_same
 from posttrain.types import Metrics, Sampler, SamplingParams, Segment
 
 # The KL to the start, where the loss does not need it, is measured on some completions of some groups: each group costs
@@ -329,12 +329,7 @@ class OnlineSource:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises CheckpointError, naming what differs, when the rollouts would not be those of the run."""
-        changed = [name for name, value in self._settings.items() if state["settings"][name] != value]
-        if changed:
-            raise CheckpointError(
-                f"the run cannot be resumed, because it began with another {' and another '.join(changed)}. "
-                "Put it back, or start a new run with the checkpoint as its model."
-            )
+        require_same(self._settings, state["settings"])
         self._step, self._drawn, self._given = state["step"], state["drawn"], state["given"]
         self._groups = unpack(state["groups"][self._rank])
         if self._samples is not None and self._rank == 0:

@@ -93,6 +93,8 @@ class GRPOTrainer(Trainer):
             callbacks=[*(callbacks or []), *shown],
             optimizers=optimizers,
         )
+        if self._online.sampler.note:
+            self.say(self._online.sampler.note)
 
 
 def _count_steps(config: TrainingConfig, prompts: int, processes: int) -> int:
