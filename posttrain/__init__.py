@@ -18,6 +18,8 @@ _HOME = {
     "DPOTrainer": "posttrain.trainers.dpo",
     "GRPOTrainer": "posttrain.trainers.grpo",
     "load_model_and_tokenizer": "posttrain.models.loading",
+    "LocalSampler": "posttrain.sampling.local",
+    "EndpointSampler": "posttrain.sampling.endpoint",
     "generate_responses": "posttrain.sampling.generate",
     "test_model_with_questions": "posttrain.sampling.generate",
     "display_dataset": "posttrain.data.display",
