@@ -62,33 +62,38 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         order = _memory_order(x)
-        rows, grads = _rows(x.float(), order), _rows(grad.float(), order)
-        scales = _rows(scale, order)
+        rows, grads, scales = _rows(x.float(), order), _rows(grad.float(), order), _rows(scale, order)
         factor = 1.0 + weight.float() if ctx.formula == "shifted" else weight.float()
         with torch.autocast(x.device.type, enabled=False):
             work = grads * rows
             grad_weight = torch.mv(work.t(), scales[:, 0]).to(weight.dtype) if needs_weight else None
             if not needs_x:
                 return None, grad_weight, None, None
-            shares = torch.mv(work, factor)[:, None].mul_(scales).mul_(scales).mul_(1.0 / x.shape[-1])
-            torch.mul(grads, factor, out=work)
-            work.addcmul_(rows, shares, value=-1.0).mul_(scales)
+            shares = torch.mv(work, factor).unsqueeze(1)
+        shares.mul_(scales).mul_(scales)
+        torch.mul(grads, factor, out=work)
+        work.addcmul_(rows, shares, value=-1.0 / x.shape[-1]).mul_(scales)
         return _unrows(work, x.shape, order).to(x.dtype), grad_weight, None, None
 
 
-def _memory_order(x: Tensor) -> list[int]:
+def _memory_order(x: Tensor) -> list[int] | None:
     """The dimensions but the last, from far to near in memory: rows taken so need no copy if x is dense."""
+    if x.is_contiguous():
+        return None
     strides = x.stride()
     return sorted(range(x.ndim - 1), key=lambda dim: -strides[dim])
 
 
-def _rows(x: Tensor, order: Sequence[int]) -> Tensor:
-    return x.permute(*order, -1).reshape(-1, x.shape[-1])
+def _rows(x: Tensor, order: Sequence[int] | None) -> Tensor:
+    turned = x if order is None else x.permute(*order, -1)
+    return turned.reshape(-1, x.shape[-1])
 
 
-def _unrows(rows: Tensor, shape: Sequence[int], order: Sequence[int]) -> Tensor:
+def _unrows(rows: Tensor, shape: Sequence[int], order: Sequence[int] | None) -> Tensor:
     """The rows in the places that `_rows` took them from."""
-    back = sorted(range(len(order)), key=lambda place: order[place])
+    if order is None:
+        return rows.view(shape)
+    back = sorted(range(len(order)), key=order.__getitem__)
     return rows.view(*(shape[dim] for dim in order), shape[-1]).permute(*back, -1)
 
 

@@ -22,15 +22,19 @@ from torch.autograd.graph import saved_tensors_hooks
 class _Recipe:
     """How to make a tensor again; once made, it stays until the last function that kept the recipe has run."""
 
-    __slots__ = ("_function", "_inputs", "_result")
+    __slots__ = ("_function", "_inputs", "_result", "_versions")
 
     def __init__(self, function: Callable[..., Tensor], inputs: list[Any]) -> None:
         self._function, self._inputs = function, inputs
+        self._versions = [kept._version if isinstance(kept, Tensor) else 0 for kept in inputs]
         self._result: Tensor | None = None
 
     @torch.no_grad()
     def result(self) -> Tensor:
         if self._result is None:
+            for kept, version in zip(self._inputs, self._versions):
+                if isinstance(kept, Tensor) and kept._version != version:
+                    raise RuntimeError("a tensor that the backward pass needs was changed in place after the forward")
             self._result = self._function(*(_unpack(kept) for kept in self._inputs))
             self._inputs = []
         return self._result
@@ -54,8 +58,8 @@ _scope = _Scope()
 
 
 def _pack(tensor: Tensor) -> Any:
-    entry = _scope.known.get(tensor.untyped_storage().data_ptr()) if _scope.known else None
-    if entry is None:
+    known = _scope.known
+    if not known or tensor.is_leaf or (entry := known.get(tensor.untyped_storage().data_ptr())) is None:
         return tensor
     reference, version, recipe = entry
     made = reference()

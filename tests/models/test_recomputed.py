@@ -149,6 +149,16 @@ def test_a_tensor_that_is_changed_in_place_is_kept_as_it_is():
     torch.testing.assert_close(layer.weight.grad, torch.full((2, 4), 21.0))
 
 
+def test_what_a_recipe_needs_must_not_change():
+    x, layer = torch.ones(3, 4, requires_grad=True), torch.nn.Linear(4, 2, bias=False)
+    weight = torch.ones(4)
+    with recomputing():
+        total = layer(recomputable(x * weight, torch.mul, x, weight)).sum()
+    weight.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        total.backward()
+
+
 def test_memory_that_is_used_again_is_not_mistaken():
     """An entry is forgotten with its tensor, even when the next tensor comes to lie in the same place."""
     x = torch.ones(64, 64, requires_grad=True)
