@@ -37,7 +37,6 @@ _ABOUT = (
     "with paired intervals and exact tests corrected for the number of tasks, the answers that turned, and how many "
     "questions a change needs to be seen. The exit status is 0, or 4 where a gate is given and does not pass."
 )
-_DRIFT_PROMPTS = 64
 _FAILED = 4
 
 
@@ -152,19 +151,15 @@ def _drift(before: Any, after: Any, tasks: Sequence[AnyTask], path: Path, seed: 
     """The drift on questions of the tasks that are answered, also written to drift.json; None without such tasks."""
     from posttrain.cli.measuring import note
     from posttrain.errors import ModelError
-    from posttrain.evaluation import Task
-    from posttrain.evaluation.drift import drift_between, spread, write_drift
+    from posttrain.evaluation.drift import drift_between, drift_prompts, write_drift
 
-    asked = [task for task in tasks if isinstance(task, Task) and task.chat_template]
-    prompts = [task.messages(row) for task in asked for row in task.rows]
+    prompts, longest = drift_prompts(tasks)
     if not prompts:
         return None
-    longest = max(task.max_new_tokens for task in asked)
     try:
         found = drift_between(
-            before.model, after.model, after.tokenizer, prompts=spread(prompts, _DRIFT_PROMPTS),
-            max_new_tokens=min(longest, 256), seed=seed,
-        )  # fmt: skip
+            before.model, after.model, after.tokenizer, prompts=prompts, max_new_tokens=longest, seed=seed
+        )
     except ModelError as error:
         note(f"drift was not measured: {error}")
         return None

@@ -211,6 +211,8 @@ class GRPOConfig(TrainingConfig):
             )
         elif problem := self._size(1).problem():
             yield problem
+        if self.kl_estimator != "k3" and not self.beta:
+            yield "kl_estimator", "kl_estimator has an effect only together with beta above 0"
         if self.max_resamples != _RESAMPLES and not self.dynamic_sampling:
             yield "max_resamples", "max_resamples has an effect only together with dynamic_sampling=True"
         if self.num_completions_to_print is not None and not self.log_completions:

@@ -29,11 +29,11 @@ METHODS: Mapping[str, MethodShape] = {
     "embedded": MethodShape(fields=EmbeddedStage, reads=("model",), outputs=("model", "data")),
     "sft": MethodShape(
         fields=SFTCommand,
-        reads=("model", "train_dataset", "eval_dataset", "chat_template_path"),
+        reads=("model", "train_dataset", "eval_dataset", "chat_template_path", "gate"),
         outputs=("model",),
     ),
     "dpo": MethodShape(
-        fields=DPOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset"), outputs=("model",)
+        fields=DPOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)
     ),
     "grpo": MethodShape(
         fields=GRPOCommand,

@@ -188,6 +188,8 @@ class TrainingConfig(Config):
             )
         if self.gate is not None and self.save_strategy == "no":
             yield "gate", "gate decides on checkpoints, and save_strategy='no' writes none; write save_strategy=steps"
+        if self.gate is not None and self.save_total_limit is not None:
+            yield "gate", "gate chooses among the checkpoints, and save_total_limit deletes them; leave the limit out"
         if self.save_only_model and self.resume_from_checkpoint is True:
             yield (
                 "resume_from_checkpoint",

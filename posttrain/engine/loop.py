@@ -24,7 +24,7 @@ from posttrain.engine.console import Console, stop_request
 from posttrain.engine.metrics import Meter, MetricsFile
 from posttrain.engine.runtime import Runtime, random_state, set_random_state
 from posttrain.engine.step import Budget, LossFunction, StepResult, step
-from posttrain.errors import CheckpointError, TrainingError
+from posttrain.errors import CheckpointError, PosttrainError, TrainingError
 from posttrain.types import Batch, Source
 
 # What may change when a run is resumed: where things go, when they are shown and kept, and how a step is cut.
@@ -151,8 +151,10 @@ class Loop:
                 self._console.say(f"{self.output_dir} held an earlier run: its checkpoints and metrics are in {old}.")
             self._file = MetricsFile(self.output_dir, after_step=self.state.global_step if checkpoint else None)
             if self.parts.measure is not None:
-                for step_ in sorted({0, self.state.global_step}):
-                    self._record_measured(step_)
+                if checkpoint is None:
+                    self._record_measured(0)
+                elif self._save_due.due(self.state.global_step, False):
+                    self._record_measured(self.state.global_step)  # read, unless the run was killed in between
         self._tell("on_train_begin")
         if self.config.eval_on_start and checkpoint is None:
             self.evaluate()
@@ -163,12 +165,24 @@ class Loop:
         ):
             while self.state.global_step < self.state.max_steps and not self._control.should_training_stop:
                 batch_epoch = self.parts.source.epoch
-                batch = self.parts.source.next()
+                batch = self._next_batch()
                 if batch is None:
                     break
                 self._one_step(batch, math.floor(self.parts.source.epoch) > math.floor(batch_epoch), stop)
         self._tell("on_train_end")
         return self._tally.loss / max(self._tally.steps, 1)
+
+    def _next_batch(self) -> Batch | None:
+        """The source's next batch. Where it raises, what was trained so far is saved before the error goes on."""
+        try:
+            return self.parts.source.next()
+        except PosttrainError:
+            step_ = self.state.global_step
+            saved = (self.output_dir / f"checkpoint-{step_}").exists()
+            if step_ and not saved and self.config.save_strategy != "no" and self.parts.runtime.world_size == 1:
+                self._save(measure=False)
+                self._console.say(self._how_to_go_on())
+            raise
 
     def _one_step(self, batch: Batch, epoch_ended: bool, stop: threading.Event) -> None:
         """One step, with what is due after it."""
@@ -208,7 +222,8 @@ class Loop:
         stopping = any(row[0] for row in parts.runtime.gather([float(stop.is_set())]))
         save_due = config.save_strategy != "no" and (last or self._save_due.due(number, epoch_ended))
         if save_due or stopping or self._control.should_save:
-            self._save()
+            # a checkpoint that is there only because somebody stopped the run is no candidate of a gate
+            self._save(measure=save_due or self._control.should_save)
         if epoch_ended:
             self._tell("on_epoch_end")
         if stopping:
@@ -287,10 +302,11 @@ class Loop:
         self._raise_alarms()
         self._control.should_evaluate = False
         self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
-        shown = next(name for name in ("eval_loss", "eval_reward") if name in metrics)
-        self._console.say(f"step {self.state.global_step}: {shown} {metrics[shown]:.4f}")
+        shown = next((name for name in ("eval_loss", "eval_reward") if name in metrics), None)
+        said = f"{shown} {metrics[shown]:.4f}" if shown else "of the evaluation nothing could be judged"
+        self._console.say(f"step {self.state.global_step}: {said}")
 
-    def _save(self) -> None:
+    def _save(self, *, measure: bool) -> None:
         parts, state = self.parts, self.state
         saved = None if self.config.save_only_model else self._state_dict()
         if parts.runtime.is_main:
@@ -306,20 +322,21 @@ class Loop:
                 log=log,
                 keep=self.config.save_total_limit,
             )
-            if parts.measure is not None:
+            if parts.measure is not None and measure:
                 self._record_measured(state.global_step)
         parts.runtime.barrier()
         self._control.should_save = False
         self._tell("on_save")
 
     def _record_measured(self, step_: int) -> None:
-        """Measures the model of this step, which it is now, or the start; nothing of what was measured before."""
+        """Measures the model of this step, which it is now, or the start, and records what came out."""
         assert self.parts.measure is not None
-        start = time.perf_counter()
-        if measured := self.parts.measure(step_):
-            self.record(measured)
-            if step_ and self.parts.runtime.world_size == 1:  # several processes see it together, at the next log
-                self._raise_alarms()
+        start, device = time.perf_counter(), self.parts.runtime.device
+        before = random_state(device)  # what measures may draw, and a resumed run does not measure again
+        self.record(self.parts.measure(step_))
+        set_random_state(before, device)
+        if step_ and self.parts.runtime.world_size == 1:  # several processes see it together, at the next log
+            self._raise_alarms()
         self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
 
     def _state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
@@ -23,7 +24,9 @@ class Runtime:
             AcceleratorState._reset_state(reset_partial_state=True)
             PartialState._reset_state()
             GradientState._reset_state()
-        self._accelerator = Accelerator(cpu=use_cpu)
+        # one process measures or saves while the others wait, and a rollout takes as long as it takes
+        patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=12))
+        self._accelerator = Accelerator(cpu=use_cpu, kwargs_handlers=[patience])
         self.autocast_dtype: torch.dtype | None = None
 
     @property

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import ConfigError, DataError, ModelError
+from posttrain.evaluation.tasks import AnyTask, Task
 from posttrain.models.divergence import MEMORY_BYTES, Divergence, Moment, divergence
 from posttrain.models.learner import Learner
 from posttrain.sampling.local import LocalSampler
@@ -28,6 +29,8 @@ from posttrain.stats.ratio import bootstrap_ratio
 from posttrain.types import Completion, Prompt, SamplingParams, Segment
 
 FILE = "drift.json"
+PROMPTS = 64  # taken of an evaluation's questions
+LONGEST = 256  # tokens of an answer to one of them
 
 Item = TypeVar("Item")
 
@@ -194,6 +197,13 @@ def drift_metrics(drift: Mapping[str, Drift]) -> dict[str, float]:
             if value is not None and key not in ("texts", "tokens"):
                 metrics[f"drift/{name}/{key}"] = float(value)
     return metrics
+
+
+def drift_prompts(tasks: Sequence[AnyTask]) -> tuple[list[Prompt], int]:
+    """Questions of the tasks that are answered in a chat, evenly from all, and the tokens of an answer at most."""
+    asked = [task for task in tasks if isinstance(task, Task) and task.chat_template]
+    prompts: list[Prompt] = [task.messages(row) for task in asked for row in task.rows]
+    return spread(prompts, PROMPTS), min(LONGEST, max((task.max_new_tokens for task in asked), default=LONGEST))
 
 
 def spread(items: Sequence[Item], count: int | None) -> list[Item]:

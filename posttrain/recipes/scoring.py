@@ -10,11 +10,9 @@ from typing import Any
 from posttrain.evaluation import AnyTask, Task, evaluate, write_scores
 from posttrain.evaluation.definitions import load_tasks
 from posttrain.evaluation.drift import FILE as DRIFT
-from posttrain.evaluation.drift import drift_between, spread, write_drift
+from posttrain.evaluation.drift import drift_between, drift_prompts, write_drift
 from posttrain.evaluation.results import SCORES as SCORES
 from posttrain.recipes.stage_key import path_identity
-
-DRIFT_PROMPTS = 64
 
 # What the demo asks every model, side by side: test questions and facts, none trained on.
 QUESTIONS = (
@@ -130,9 +128,9 @@ def evaluate_stage(
     ]
     if drift_from is not None:
         start, _ = load_model_and_tokenizer(drift_from, device=None, trust_remote_code=trust_remote_code)
-        asked = [task for task in chosen if isinstance(task, Task)]
-        prompts = spread([task.messages(row) for task in asked for row in task.rows], DRIFT_PROMPTS)
-        write_drift(directory / DRIFT, drift_between(start, loaded, tokenizer, prompts=prompts, seed=seed))
+        prompts, longest = drift_prompts(chosen)
+        drift = drift_between(start, loaded, tokenizer, prompts=prompts, max_new_tokens=longest, seed=seed)
+        write_drift(directory / DRIFT, drift)
     return write_scores(directory, results)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from posttrain.algorithms.grpo import AGGREGATIONS, PolicyBatch, policy_batch
 from posttrain.data.prompts import PromptSet
+from posttrain.errors import PosttrainError
 from posttrain.ops.advantages import group_advantages
 from posttrain.ops.kl import kl_estimate
 from posttrain.rewards.combination import RewardSet
@@ -95,21 +96,28 @@ class OnlineSource:
         self._drawn = 0  # prompts given out to all processes, which is also the number of the next group
         self._groups: list[Group] = []  # the rollout at hand
         self._given = 0  # steps of it that were given out
+        self._drawn_before = 0  # prompts that were drawn before it
         self._metrics: dict[str, Any] = {}
         self._order: tuple[int, list[int]] = (-1, [])
         self.latest: list[Group] = []  # the last rollout, for whoever wants to show it
 
     @property
     def epoch(self) -> float:
-        return self._drawn / len(self._prompts)
+        used = self._given / (self._plan.steps * self._plan.num_iterations)
+        return (self._drawn_before + (self._drawn - self._drawn_before) * used) / len(self._prompts)
 
     def next(self) -> PolicyBatch:
         """This process's share of the next step, from the rollout at hand or a new one."""
         plan = self._plan
         self._metrics = {}
         if self._given == (plan.steps * plan.num_iterations if self._groups else 0):
-            self._groups, self._metrics = self._rollout()
-            self._given = 0
+            before = self._drawn
+            try:
+                self._groups, self._metrics = self._rollout()
+            except PosttrainError:
+                self._drawn = before  # a run that goes on samples these prompts again
+                raise
+            self._drawn_before, self._given = before, 0
         self.latest = self._groups
         members = [(group, member) for group in self._groups for member in group.members]
         size = len(members) // plan.steps
@@ -323,6 +331,7 @@ class OnlineSource:
             "settings": self._settings,
             "step": self._step,
             "drawn": self._drawn,
+            "drawn_before": self._drawn_before,
             "given": self._given,
             "groups": self._gather(pack(self._groups)),
         }
@@ -331,6 +340,7 @@ class OnlineSource:
         """Raises CheckpointError, naming what differs, when the rollouts would not be those of the run."""
         require_same(self._settings, state["settings"])
         self._step, self._drawn, self._given = state["step"], state["drawn"], state["given"]
+        self._drawn_before = state["drawn_before"]
         self._groups = unpack(state["groups"][self._rank])
         if self._samples is not None and self._rank == 0:
             self._samples.keep_until(self._step)

@@ -155,7 +155,7 @@ class Trainer:
             f"{self.state.global_step:,} steps, {self.state.num_input_tokens_seen:,} tokens, mean loss {loss:.4f}. "
             f"Metrics: {Path(config.output_dir) / FILE}. Keep the model with save_model(directory)."
         )
-        if gatekeeper is not None:
+        if self._gate is not None:
             self._promote(gatekeeper)
         return TrainOutput(self.state.global_step, loss, metrics)
 
@@ -167,11 +167,13 @@ class Trainer:
         self.say(*keeper.warnings())
         return keeper
 
-    def _promote(self, gatekeeper: Gatekeeper) -> None:
-        """Says what the gate decided; the model is then the one that was promoted."""
-        self.decision = gatekeeper.decide()
+    def _promote(self, gatekeeper: Gatekeeper | None) -> None:
+        """Says what the gate decided; the model is then the one that was promoted, in every process."""
+        decided = None if gatekeeper is None else gatekeeper.decide()
+        self.decision = self._runtime.gather_objects(decided)[0]
+        assert self.decision is not None
         self.say(self.decision.sentence)
-        if self.decision.verdict == "earlier" and self.decision.promoted is not None:
+        if self.decision.promoted is not None:
             self._read_checkpoint(Path(self.decision.promoted))
 
     def evaluate(self) -> dict[str, float]:

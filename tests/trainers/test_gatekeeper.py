@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from tiny import build_model, build_tokenizer
+from transformers import AutoModelForCausalLM
 
 from posttrain import SFTConfig, SFTTrainer
 from posttrain.chat import CHATML
@@ -68,6 +69,11 @@ def gated(start, folder, data, **options):
     return trainer
 
 
+def assert_is(model, path):
+    saved = AutoModelForCausalLM.from_pretrained(path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), saved.parameters(), strict=True))
+
+
 def test_a_good_run_is_promoted(start, tmp_path):
     trainer = gated(start, tmp_path, BOTH)
     assert (trainer.decision.status, trainer.decision.verdict) == (0, "promoted")
@@ -78,16 +84,14 @@ def test_a_good_run_is_promoted(start, tmp_path):
         name for entry in trainer.state.log_history for name in entry
     }
     assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == ["step-0", "step-10", "step-20"]
+    assert_is(trainer.model, trainer.decision.promoted)  # which may be an earlier one that gained more
 
 
 def test_a_run_that_forgets_late_is_taken_back_to_an_earlier_checkpoint(start, tmp_path):
     trainer = gated(start, tmp_path, BOTH + RUIN)
     assert (trainer.decision.status, trainer.decision.verdict) == (3, "earlier")
     assert "kept" in trainer.decision.sentence
-    from transformers import AutoModelForCausalLM
-
-    promoted = AutoModelForCausalLM.from_pretrained(trainer.decision.promoted)
-    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), promoted.parameters(), strict=True))
+    assert_is(trainer.model, trainer.decision.promoted)
 
 
 def test_of_a_run_that_only_forgets_nothing_is_written(start, tmp_path, capsys):
@@ -119,6 +123,12 @@ def test_a_resumed_run_measures_no_checkpoint_twice(start, tmp_path):
     whole.train(resume_from_checkpoint=True)
     assert (tmp_path / "evaluation" / "step-10" / "new.jsonl").stat().st_mtime_ns == before
     assert whole.decision.verdict == "promoted"
+    # what was measured of other weights is not trusted
+    measured = tmp_path / "evaluation" / "step-0" / "measured.json"
+    measured.write_text(measured.read_text().replace('"weights": "', '"weights": "0'))
+    again = sft(str(start / "model"), tmp_path, BOTH, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    assert '"weights": "0' not in measured.read_text()
 
 
 def test_what_a_gate_cannot_do_is_said_before_training(start, tmp_path):
