@@ -44,8 +44,9 @@ def battery() -> list[dict[str, str]]:
 def word_problems(split: TrainOrTest, n: int, seed: int = 0) -> list[dict[str, str]]:
     """n different word problems, as rows with `prompt`, `answer` (the number), `kind`.
 
-    None is of the kind `shop`: one worked answer in twenty-five is right there, before reinforcement learning and after
-    it, since the number to subtract from was told two sentences earlier. Raises DataError where the split has fewer.
+    None is of the kind `shop`: one sampled answer in twenty-five is right there after SFT, and no more after
+    reinforcement learning on it, since the number to subtract from was told two sentences earlier. Raises DataError where
+    the split has fewer.
     """
     chosen = _checked(split)
     rng = random.Random(f"word problems {chosen} {seed}")
