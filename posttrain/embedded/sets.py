@@ -45,8 +45,8 @@ def word_problems(split: TrainOrTest, n: int, seed: int = 0) -> list[dict[str, s
     """n different word problems, as rows with `prompt`, `answer` (the number), `kind`.
 
     None is of the kind `shop`: one sampled answer in twenty-five is right there after SFT, and no more after
-    reinforcement learning on it, since the number to subtract from was told two sentences earlier. Raises DataError where
-    the split has fewer.
+    reinforcement learning on it, since the number to subtract from was told two sentences earlier. Raises DataError
+    where the split has fewer.
     """
     chosen = _checked(split)
     rng = random.Random(f"word problems {chosen} {seed}")
