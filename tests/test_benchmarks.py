@@ -39,7 +39,7 @@ def reports(monkeypatch, case, side):
 @pytest.mark.parametrize("method", ["grpo", "generation"])
 def test_both_sides_sample_the_same_amount(monkeypatch, method):
     case = dataclasses.replace(CASE, method=method)
-    peer = Side(name="transformers, 4 rows", library="transformers", settings={"rows": 4})
+    peer = Side(name="transformers, 4 rows", package="transformers", settings={"rows": 4})
     if method == "grpo":
         peer = candidates(case)[0]
     measured = []

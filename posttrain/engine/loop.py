@@ -88,7 +88,7 @@ class Parts:
     write_model: Callable[[Path], None]  # fills a checkpoint's directory
     read_model: Callable[[Path], None]  # restores the weights from it
     evaluate: Callable[[], dict[str, float]] | None = None
-    measure: Callable[[int], dict[str, float]] | None = None  # the start (0), and each checkpoint just written
+    measure: Callable[[int], dict[str, float]] | None = None  # the start (0), and each checkpoint about to be written
     make_room: Callable[[], bool] | None = None
     needs: Sequence[str] = ()  # of the model in every step, beside the log-probabilities
     watch: Watch | None = None
@@ -150,11 +150,8 @@ class Loop:
             if checkpoint is None and (old := set_aside(self.output_dir)) is not None:
                 self._console.say(f"{self.output_dir} held an earlier run: its checkpoints and metrics are in {old}.")
             self._file = MetricsFile(self.output_dir, after_step=self.state.global_step if checkpoint else None)
-            if self.parts.measure is not None:
-                if checkpoint is None:
-                    self._record_measured(0)
-                elif self._save_due.due(self.state.global_step, False):
-                    self._record_measured(self.state.global_step)  # read, unless the run was killed in between
+            if self.parts.measure is not None and checkpoint is None:
+                self._record_measured(0)
         self._tell("on_train_begin")
         if self.config.eval_on_start and checkpoint is None:
             self.evaluate()
@@ -308,6 +305,8 @@ class Loop:
 
     def _save(self, *, measure: bool) -> None:
         parts, state = self.parts, self.state
+        if parts.measure is not None and measure and parts.runtime.is_main:
+            self._record_measured(state.global_step)  # first, so that the log that is saved has it
         saved = None if self.config.save_only_model else self._state_dict()
         if parts.runtime.is_main:
             log = {
@@ -322,8 +321,6 @@ class Loop:
                 log=log,
                 keep=self.config.save_total_limit,
             )
-            if parts.measure is not None and measure:
-                self._record_measured(state.global_step)
         parts.runtime.barrier()
         self._control.should_save = False
         self._tell("on_save")

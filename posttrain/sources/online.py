@@ -127,13 +127,16 @@ class OnlineSource:
         return self._batch(members[place * size : (place + 1) * size])
 
     def _batch(self, members: Sequence[tuple[Group, Graded]]) -> PolicyBatch:
-        """The trees of these completions, a prompt shared by its own; what has no gradient is left out but counted."""
+        """The trees of these completions, a prompt shared by its own.
+
+        What has no gradient is left out and counted in the unit; what could not be judged is in neither.
+        """
         plan = self._plan
         aggregation = AGGREGATIONS[plan.loss_type]
-        rollout = [self._length(member) for group in self._groups for member in group.members]
+        rollout = [member for group in self._groups for member in group.members]
         unit = aggregation.unit(
-            step=[self._length(member) for _, member in members],
-            rollout=rollout,
+            step=[self._length(member) for _, member in members if member.advantage is not None],
+            rollout=[self._length(member) for member in rollout if member.advantage is not None],
             steps=plan.steps,
             max_completion_length=plan.params.max_tokens,
         )

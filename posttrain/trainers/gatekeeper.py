@@ -60,7 +60,7 @@ class Gatekeeper:
         return too_small_sets(self._gate, sizes)
 
     def measure(self, step: int) -> dict[str, float]:
-        """The metrics of the model as it is, just saved as this step's checkpoint; step 0 is the start of the run."""
+        """The metrics of the model as it is, to be saved as this step's checkpoint; step 0 is the start of the run."""
         folder = self._folder(step)
         with self._start.during() if step == 0 else nullcontext():
             made_of = self._made_of()

@@ -151,6 +151,7 @@ class _Online:
             evaluate=self._evaluate if self.evaluation is not None else None,
             watch=OnlineGuards(max_kl=config.max_kl),
             stop_on=named,
+            start=self.start,
         )
 
     def _source(self) -> OnlineSource:

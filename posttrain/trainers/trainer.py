@@ -48,6 +48,7 @@ class Plan:
     evaluate: Callable[[], dict[str, float]] | None = None
     watch: Watch | None = None
     stop_on: frozenset[str] = frozenset()
+    start: StartingWeights | None = None  # where the plan keeps them for itself
 
 
 class Trainer:
@@ -75,7 +76,8 @@ class Trainer:
         self.decision: Decision | None = None  # of the gate, when there is one and the run is over
         gate = self.args.gate
         self._gate = None if gate is None else GateConfig.from_yaml(gate)
-        self._start = StartingWeights(self.model) if gate is not None else None
+        measures = gate is not None and self._runtime.is_main
+        self._start = (plan.start or StartingWeights(self.model)) if measures else None
         self.say(*assembled.notes)
 
     @property
@@ -160,7 +162,7 @@ class Trainer:
         return TrainOutput(self.state.global_step, loss, metrics)
 
     def _gatekeeper(self) -> Gatekeeper | None:
-        if self._gate is None or self._start is None or not self._runtime.is_main:
+        if self._gate is None or self._start is None:
             return None
         tasks = gate_tasks(self._gate, self.named_tasks)
         keeper = Gatekeeper(self._gate, tasks, self._assembled, self.processing_class, self._start)

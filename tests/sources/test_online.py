@@ -127,6 +127,7 @@ def test_an_unjudged_completion_is_in_no_statistic_and_not_trained(sampler, toke
     made = source(sampler, tokenizer, some_unjudged, scale="none")
     batch = made.next()
     assert leaves(batch) == pytest.approx([0 - 5 / 3, 2 - 5 / 3, 3 - 5 / 3] * 3)
+    assert source(sampler, tokenizer, some_unjudged, loss_type="grpo").next().units["policy"] == 9
     assert made.metrics()["rewards/unjudged"] == (3.0, 12.0)
     assert made.metrics()["rewards/some_unjudged/unjudged"] == (3.0, 12.0)
     assert made.metrics()["reward"] == (15.0, 9.0)

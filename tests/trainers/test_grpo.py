@@ -150,6 +150,34 @@ def test_completions_can_be_shown(tmp_path, capsys):
     assert "Completions at step 1" in capsys.readouterr().out
 
 
+def test_a_reward_that_raises_late_keeps_what_was_trained(tmp_path):
+    def make(reward):
+        settings = GRPOConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=8, max_completion_length=4, learning_rate=1e-2,
+            max_steps=4, **QUIET | {"save_strategy": "steps"},
+        )  # fmt: skip
+        return GRPOTrainer(
+            model=build_model("qwen2"), reward_funcs=reward, args=settings, train_dataset=jobs.PROMPTS,
+            processing_class=build_tokenizer(),
+        )  # fmt: skip
+
+    calls = []
+
+    def reward(completion_ids, **columns):
+        calls.append(1)
+        if len(calls) == 3:
+            raise ZeroDivisionError("the verifier broke")
+        return small_ids(completion_ids)
+
+    with pytest.raises(RewardError, match="the verifier broke"):
+        make(reward).train()
+    resumed = make(reward)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    whole = make(reward)
+    whole.train()
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True))
+
+
 class TestBadInput:
     def make(self, tmp_path, *, reward=small_ids, rows=jobs.PROMPTS, **options):
         settings = {"output_dir": str(tmp_path), "max_completion_length": 4, "max_steps": 1, **QUIET} | options
