@@ -55,7 +55,7 @@ class Side:
     """One competitor: a library and the settings its config class is given."""
 
     name: str
-    library: str  # "posttrain", "trl", "transformers" or "limit" (bare matrix products, the machine's own limit)
+    package: str  # "posttrain", "trl", "transformers" or "limit" (bare matrix products, the machine's own limit)
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -131,7 +131,7 @@ def _trl_candidates(case: Case) -> list[Side]:
         for way in ways:
             label = ", ".join([f"{size} x {rows // size}", *(k for k, v in way.items() if v)])
             settings = {**PLAIN_FP32, **micro_batches(rows, size), **way}
-            sides.append(Side(name=f"TRL, {label}", library="trl", settings=settings))
+            sides.append(Side(name=f"TRL, {label}", package="trl", settings=settings))
     return sides
 
 
@@ -143,12 +143,12 @@ def _trl_grpo_candidates(case: Case) -> list[Side]:
         if rows % size:
             continue
         settings = {**PLAIN_FP32, **micro_batches(rows, size)}
-        sides.append(Side(name=f"TRL, {size} x {rows // size}", library="trl", settings=settings))
+        sides.append(Side(name=f"TRL, {size} x {rows // size}", package="trl", settings=settings))
         for together in (32, 64):
             if size in (8, 16) and together < rows and rows % together == 0:
                 parts = {**settings, "steps_per_generation": together // size}
                 label = f"{size} x {rows // size}, {together} sampled at once"
-                sides.append(Side(name=f"TRL, {label}", library="trl", settings=parts))
+                sides.append(Side(name=f"TRL, {label}", package="trl", settings=parts))
     return sides
 
 
@@ -156,7 +156,7 @@ def _transformers_candidates(case: Case) -> list[Side]:
     """`generate` with so many rows at once, prompts of a batch alike in length."""
     rows = case.rows_per_step * case.generations
     return [
-        Side(name=f"transformers, {size} rows", library="transformers", settings={"rows": size})
+        Side(name=f"transformers, {size} rows", package="transformers", settings={"rows": size})
         for size in (256, 128, 64, 32, 16)
         if size <= rows and rows % size == 0
     ]
@@ -166,15 +166,15 @@ def ours(case: Case) -> Side:
     """posttrain with the same precision and optimiser; how the step is cut is its own choice."""
     rows = case.rows_per_step * case.generations
     settings = {} if case.method == "generation" else {**PLAIN_FP32, **micro_batches(rows, rows)}
-    return Side(name="posttrain", library="posttrain", settings=settings)
+    return Side(name="posttrain", package="posttrain", settings=settings)
 
 
-def tutorial(method: str, library: str, rows: int) -> Side:
+def tutorial(method: str, package: str, rows: int) -> Side:
     """The settings of the tutorial people learn from, everything else left at the library's default."""
     settings: dict[str, Any] = micro_batches(rows, 1)
     if method == "sft":
         settings["gradient_checkpointing"] = False
-    return Side(name=f"{library}, tutorial's settings", library=library, settings=settings)
+    return Side(name=f"{package}, tutorial's settings", package=package, settings=settings)
 
 
 def make_rows(case: Case) -> list[dict[str, Any]]:

@@ -30,8 +30,8 @@ def main(method: str) -> None:
             peers = _named(case, options.peers) if options.peers else [_best(case, options.search_steps)]
             sides = [ours(case), *peers]
             if not case.sampled and not options.no_tutorial:
-                sides += [tutorial(method, library, options.rows) for library in ("posttrain", "trl")]
-            limit = Side(name="limit", library="limit")
+                sides += [tutorial(method, package, options.rows) for package in ("posttrain", "trl")]
+            limit = Side(name="limit", package="limit")
             results.append(record(case, run(case, [*sides, limit])))
             write(results, options.output, method if method == "generation" else f"{method}_step")
 

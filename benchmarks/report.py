@@ -20,8 +20,8 @@ MIB = 2**20
 
 def record(case: Case, measured: Sequence[Measured]) -> dict[str, Any]:
     """Everything a comparison showed. The first side is the one the others are compared with."""
-    limit = next((m for m in measured if m.side.library == "limit"), None)
-    sides = [m for m in measured if m.side.library != "limit"]
+    limit = next((m for m in measured if m.side.package == "limit"), None)
+    sides = [m for m in measured if m.side.package != "limit"]
     reference = sides[0]
     limit_s = _limit_seconds(case, limit)[DISCARDED:] if limit else None
     results = []
@@ -31,7 +31,7 @@ def record(case: Case, measured: Sequence[Measured]) -> dict[str, Any]:
         results.append(
             {
                 "name": m.side.name,
-                "library": m.side.library,
+                "package": m.side.package,
                 "settings": m.side.settings,
                 "step_s": m.seconds,
                 "step_cpu_s": [step["cpu_seconds"] for step in m.reports],

@@ -78,7 +78,7 @@ def train(case: Case, side: Side, baton: Baton) -> None:
     torch.rand(64, 64) @ torch.rand(64, 64)  # the matrix library's own buffers are nobody's
     baseline = resident_bytes()
     reset_peak()
-    if side.library == "trl":
+    if side.package == "trl":
         import trl as library
     else:
         import posttrain as library  # type: ignore[no-redef]
@@ -89,7 +89,7 @@ def train(case: Case, side: Side, baton: Baton) -> None:
         reward = EvenTokens()
         if case.method == "grpo":
             extra["reward_funcs"] = reward
-        if case.method == "dpo" and side.library == "trl" and not args.precompute_ref_log_probs:
+        if case.method == "dpo" and side.package == "trl" and not args.precompute_ref_log_probs:
             extra["ref_model"] = copy.deepcopy(model)  # what it would load from disk, had the model come from there
         trainer = trainer_class(
             model=model,
@@ -143,7 +143,7 @@ def generate(case: Case, side: Side, baton: Baton) -> None:
     torch.rand(64, 64) @ torch.rand(64, 64)
     baseline = resident_bytes()
     reset_peak()
-    sample = (_sampler if side.library == "posttrain" else _generator)(case, side, model, tokenizer)
+    sample = (_sampler if side.package == "posttrain" else _generator)(case, side, model, tokenizer)
     baton.report("ready")
     baton.wait()
     for step in range(case.steps):
@@ -224,7 +224,7 @@ def main() -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     baton = Baton(out)
-    if side.library == "limit":
+    if side.package == "limit":
         measure_limit(case, baton)
     elif case.method == "generation":
         generate(case, side, baton)
