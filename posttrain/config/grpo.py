@@ -14,7 +14,10 @@ from posttrain.config.training import TrainingConfig
 from posttrain.errors import ConfigError
 
 Aggregation = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo"]
-Alarm = Literal["entropy", "length", "kl", "signal", "truncation", "repetition", "unjudged"]
+Alarm = Literal[
+    "entropy", "length", "kl", "signal", "truncation", "repetition", "unjudged",
+    "instability", "over_optimisation", "broken_text",
+]  # fmt: skip
 
 _ROLLOUTS, _ADVANTAGES, _LOSS, _GUARDS = "Rollouts", "Rewards and advantages", "The policy's loss", "Guards and control"
 _OTHER_LOSS = "it is not offered yet; use dapo, grpo, bnpo, dr_grpo or cispo"

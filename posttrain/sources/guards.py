@@ -7,6 +7,7 @@ from functools import partial
 
 from posttrain.engine.alarms import Alarm
 from posttrain.engine.history import WINDOW, Entries, first_and_last, mean, raised
+from posttrain.sources.damage import DAMAGE
 
 
 class OnlineGuards:
@@ -18,8 +19,9 @@ class OnlineGuards:
     def __call__(self, history: Entries) -> list[Alarm]:
         """What is wrong after the last entry and was not said lately."""
         entries = [entry for entry in history if "reward" in entry]
-        looks = {name: partial(look, entries, self._max_kl) for name, look in ALARMS.items()}
-        return raised(history, entries, looks)
+        own = {name: partial(look, entries, self._max_kl) for name, look in ONLINE.items()}
+        everything = [entry for entry in history if "alarm" not in entry]
+        return raised(history, entries, own | {name: partial(look, everything) for name, look in DAMAGE.items()})
 
 
 def _entropy(entries: Entries, max_kl: float | None) -> str | None:
@@ -92,7 +94,7 @@ def _unjudged(entries: Entries, max_kl: float | None) -> str | None:
     )
 
 
-ALARMS: Mapping[str, Callable[[Entries, float | None], str | None]] = {
+ONLINE: Mapping[str, Callable[[Entries, float | None], str | None]] = {
     "entropy": _entropy,
     "length": _length,
     "kl": _kl,
@@ -101,3 +103,5 @@ ALARMS: Mapping[str, Callable[[Entries, float | None], str | None]] = {
     "repetition": _repetition,
     "unjudged": _unjudged,
 }
+
+ALARMS = (*ONLINE, *DAMAGE)

@@ -67,3 +67,35 @@ def test_an_alarm_is_not_said_in_every_line():
 
 def test_one_odd_rollout_raises_nothing():
     assert names(history(wrong=1, **{"frac_reward_zero_std": 1.0, "completions/clipped_ratio": 1.0})) == []
+
+
+def steps(rewards, **signs):
+    return [
+        QUIET | {"step": n, "reward": reward, "grad_norm": 1.0, "learning_rate": 1e-4, "loss": 0.0} | signs
+        for n, reward in enumerate(rewards, start=1)
+    ]
+
+
+def test_a_reward_that_is_lost_again_is_instability_though_the_loss_shows_nothing():
+    rising = [0.1, 0.3, 0.5, 0.7, 0.8, 0.8, 0.8]
+    assert names(steps(rising)) == []
+    (alarm,) = OnlineGuards()(steps([*rising, 0.4, 0.2, 0.1, 0.1]))
+    assert alarm.name == "instability"
+    assert "the reward is 0.133 and has been 0.8" in alarm.text
+
+
+def test_a_retention_score_that_falls_while_the_reward_rises_is_over_optimisation():
+    history = steps([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    peak = {"step": 2, "retention/battery": 0.9, "retention/battery/n": 400.0}
+    fallen = {"step": 6, "retention/battery": 0.7, "retention/battery/n": 400.0}
+    assert names([*history[:2], peak, *history[2:]]) == []
+    (alarm,) = OnlineGuards()([*history[:2], peak, *history[2:], fallen])
+    assert alarm.name == "over_optimisation"
+    assert "battery fell from 0.90 at step 2 to 0.70, while the training reward rose" in alarm.text
+
+
+def test_answers_that_break_are_heard_of_online_too():
+    history = steps([0.1] * 6)
+    start = {"step": 0, "generation/empty": 0.0}
+    assert names([start, *history, {"step": 6, "generation/empty": 0.0}]) == []
+    assert names([start, *history, {"step": 6, "generation/empty": 0.5}]) == ["broken_text"]
