@@ -120,20 +120,30 @@ def probe(vocabulary: int, window: int | None = None) -> list[Segment]:
 
 
 def row_logits(model: Any, forest: TokenForest) -> Tensor:
-    """Logits [M, V] at the predictors from the model's plain forward, a leaf at a time: the slow, sure way."""
+    """Logits [M, V] at the predictors from the model's plain forward, a leaf at a time: the slow, sure way.
+
+    Without a head over the vocabulary (a classifier, a bare decoder) they are hidden states [M, H].
+    """
     found = []
     for q, row in enumerate(_rows(forest)):
-        logits = model(input_ids=forest.tokens[row][None], use_cache=False).logits[0]
-        found.append(logits[forest.positions[forest.predictors[forest.sequence == q]]])
+        numbers = _at_each_token(model, input_ids=forest.tokens[row][None], use_cache=False)[0]
+        found.append(numbers[forest.positions[forest.predictors[forest.sequence == q]]])
     return torch.cat(found)
 
 
 def laid_logits(model: Any, layout: Layout, forest: TokenForest) -> Tensor:
-    """Logits [M, V] at the predictors under the layout, through the model's own head."""
+    """What `row_logits` gives, computed under the layout."""
     with attention_of(model, layout.attention) if layout.attention else nullcontext():
         laid = layout.lay(forest)
-        logits = model(**laid.inputs).logits
-    return logits.reshape(-1, logits.shape[-1])[laid.predictors]
+        numbers = _at_each_token(model, **laid.inputs)
+    return numbers.reshape(-1, numbers.shape[-1])[laid.predictors]
+
+
+def _at_each_token(model: Any, **inputs: Any) -> Tensor:
+    """[rows, columns, V] logits through the model's own head; [rows, columns, H] where it has none."""
+    if model.get_output_embeddings() is None:
+        return model.get_decoder()(**inputs).last_hidden_state
+    return model(**inputs).logits
 
 
 @torch.no_grad()
@@ -160,7 +170,7 @@ def choose_layout(model: Any) -> tuple[Layout, str]:
                 continue
             if error <= tolerance:
                 return layout, "; ".join(refused)
-            refused.append(f"{layout.name}: logits differ from single rows by {error:.2g}")
+            refused.append(f"{layout.name}: results differ from single rows by {error:.2g}")
     finally:
         model.train(was_training)
     raise ModelError(

@@ -8,18 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posttrain.errors import ModelError
+from posttrain.models.body import Body
 from posttrain.models.heads import Chosen, chosen_logprobs
-from posttrain.models.layouts import LAYOUTS, Laid, Layout, choose_layout, probe
+from posttrain.models.layouts import Layout, probe
 from posttrain.models.recomputed import recomputing
-from posttrain.models.stand_ins import StandIns
 from posttrain.types import Outputs, TokenForest
 
 
 class Learner(nn.Module):
     """Backbone and head in one module; only its forward is called, so that DDP and FSDP2 can wrap it.
 
-    At construction the layout is chosen by `choose_layout`, and the fused head is compared with the model's own
+    At construction the layout is chosen (`Body`), and the fused head is compared with the model's own
     logits; where they differ (LoRA on the head, logit scaling, soft-capping) the model's own head is used.
     """
 
@@ -27,45 +26,38 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self.temperature = 1.0  # log-probabilities and entropy are those of softmax(logits / temperature)
-        self._causal = model.get_base_model() if hasattr(model, "peft_config") else model
-        self.layout: Layout
-        if layout is None:
-            self.layout, self.layout_note = choose_layout(self._causal)
-        elif layout in LAYOUTS:
-            self.layout, self.layout_note = LAYOUTS[layout], ""
-        else:
-            raise ModelError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
-        self._own_attention = self._causal.config._attn_implementation
+        self.body = Body(model, layout=layout)
         self.fused_head = self._head_is_a_matrix()
-        self.stand_ins = StandIns(self._causal)
+
+    @property
+    def layout(self) -> Layout:
+        """How forests are laid out for the model."""
+        return self.body.layout
+
+    @property
+    def layout_note(self) -> str:
+        """Why it is not the first of the layouts; empty where it is."""
+        return self.body.layout_note
 
     def release(self) -> Any:
         """The model with the attention and the modules it came with; the next forward takes over again."""
-        self.stand_ins.take_off()
-        self._causal.set_attn_implementation(self._own_attention)
-        return self.model
+        return self.body.release()
 
     def recompute_activations(self, **options: Any) -> None:
         """Trades time for memory: activations are computed again in the backward pass."""
-        self._causal.activation_checkpointing_enable({"use_reentrant": False, **options})
+        self.body.recompute_activations(**options)
 
     def switch_off_dropout(self) -> None:
         """Sets every dropout of the model to 0, that of the attention and of an adapter included."""
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            for holder in (module, getattr(module, "config", None)):  # some layers ask the configuration each time
-                for name, value in list(vars(holder).items()) if holder is not None else []:
-                    if "drop" in name and isinstance(value, float):
-                        setattr(holder, name, 0.0)
+        self.body.switch_off_dropout()
 
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
         """Outputs at the M trained tokens. `needs` may add "entropy", or "entropy_grad" for one with a gradient."""
-        laid = self._lay(forest)
+        laid = self.body.lay(forest)
         entropy_grad = "entropy_grad" in needs
         entropy = entropy_grad or "entropy" in needs
         if self.fused_head:
-            hidden, head = self._states(laid), self.head
+            hidden, head = self.body.hidden(laid, laid.predictors), self.head
             chosen = chosen_logprobs(
                 hidden, head.weight, forest.targets, bias=head.bias, temperature=self.temperature,
                 entropy=entropy, entropy_grad=entropy_grad,
@@ -79,39 +71,28 @@ class Learner(nn.Module):
     @property
     def head(self) -> Any:
         """The module that makes logits of hidden states; all there is to it where `fused_head`."""
-        return self._causal.get_output_embeddings()
+        return self.body.plain.get_output_embeddings()
 
     def states(self, forest: TokenForest) -> Tensor:
         """[M, H]: what the head is given to predict the trained tokens from."""
-        return self._states(self._lay(forest))
+        laid = self.body.lay(forest)
+        return self.body.hidden(laid, laid.predictors)
 
     def own_logits(self, forest: TokenForest, rows: slice) -> Tensor:
         """[r, V]: the model's own logits before the trained tokens `rows`; a whole forward pass each time."""
-        laid = self._lay(forest)
+        laid = self.body.lay(forest)
         return self._own_logits(laid.inputs, laid.predictors[rows])
-
-    def _lay(self, forest: TokenForest) -> Laid:
-        """The forest laid out, and the model ready for it."""
-        if self.layout.attention and self._causal.config._attn_implementation != self.layout.attention:
-            self._causal.set_attn_implementation(self.layout.attention)
-        self.stand_ins.put_on()
-        return self.layout.lay(forest)
-
-    def _states(self, laid: Laid) -> Tensor:
-        with recomputing():
-            states = self._causal.get_decoder()(**laid.inputs).last_hidden_state
-        return states.reshape(-1, states.shape[-1]).index_select(0, laid.predictors)
 
     def _own_logits(self, inputs: dict[str, Any], predictors: Tensor) -> Tensor:
         with recomputing():
             if inputs["input_ids"].shape[0] == 1:  # logits_to_keep picks columns, the same in every row
-                return self._causal(**inputs, logits_to_keep=predictors).logits[0]
-            return self._causal(**inputs).logits.flatten(0, 1)[predictors]
+                return self.body.plain(**inputs, logits_to_keep=predictors).logits[0]
+            return self.body.plain(**inputs).logits.flatten(0, 1)[predictors]
 
     @torch.no_grad()
     def _head_is_a_matrix(self) -> bool:
         """Whether the logits are what the head's own product gives: no scaling, no cap, no adapter after it."""
-        head = self._causal.get_output_embeddings()
+        head = self.body.plain.get_output_embeddings()
         if type(head) is not nn.Linear:
             return False
         products: list[Tensor] = []
@@ -119,9 +100,9 @@ class Learner(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            forest = TokenForest.from_trees(probe(self._causal.config.get_text_config().vocab_size))
+            forest = TokenForest.from_trees(probe(self.body.plain.config.get_text_config().vocab_size))
             tokens = forest.tokens[None].to(head.weight.device)
-            logits = self._causal(input_ids=tokens, use_cache=False).logits
+            logits = self.body.plain(input_ids=tokens, use_cache=False).logits
         finally:
             hook.remove()
             self.train(was_training)

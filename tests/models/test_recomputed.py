@@ -67,7 +67,7 @@ def kept(learner, trees):
 
 def plain(model):
     learner = Learner(model)
-    learner.stand_ins.forwards.clear()
+    learner.body.stand_ins.forwards.clear()
     return learner
 
 
@@ -93,7 +93,7 @@ def test_a_forward_pass_keeps_about_half(tiny_model, monkeypatch, arch, trees, l
         return get_peft_model(model, LoraConfig(target_modules="all-linear", r=4)) if lora else model
 
     ours = kept(Learner(build()).train(), trees())
-    monkeypatch.setattr("posttrain.models.learner.recomputing", torch.enable_grad)
+    monkeypatch.setattr("posttrain.models.body.recomputing", torch.enable_grad)
     own = kept(plain(build()).train(), trees())
     assert own / ours >= factor
 

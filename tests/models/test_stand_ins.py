@@ -58,7 +58,7 @@ def results(learner, *, autocast=False):
 def plain(model):
     """A learner that leaves the model's own code in place."""
     learner = Learner(model)
-    learner.stand_ins.forwards.clear()
+    learner.body.stand_ins.forwards.clear()
     return learner
 
 
@@ -76,7 +76,7 @@ def assert_equal(ours, wanted, share):
 def test_values_and_gradients_are_those_of_the_models_own_code(tiny_model, arch):
     model = tiny_model(arch)
     learner = Learner(model)
-    assert kinds(learner.stand_ins) == FOUND[arch]
+    assert kinds(learner.body.stand_ins) == FOUND[arch]
     ours = results(learner)
     assert len(patched(model)) == sum(FOUND[arch])
     learner.release()
@@ -162,7 +162,7 @@ def test_what_someone_else_patched_is_left_alone(tiny_model):
     norm = model.model.norm
     norm.forward = lambda hidden_states: LlamaRMSNorm.forward(norm, hidden_states) * 2
     learner = Learner(model)
-    assert kinds(learner.stand_ins) == (4, 2, 2)
+    assert kinds(learner.body.stand_ins) == (4, 2, 2)
     late = model.model.layers[0].mlp
     late.forward = lambda x: x * 0  # after the learner looked
     results(learner)
