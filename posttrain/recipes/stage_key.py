@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from posttrain.config.base import Config
-
-_READ_WHOLE = 32 * 2**20  # bytes; a larger file is known by its size and time of change
+from posttrain.config.identity import path_identity as path_identity
+from posttrain.config.identity import read_paths as read_paths
 
 # They change how a run is shown or where it lies, not what it computes.
 _NOT_RESULT = ("output_dir", "resume_from_checkpoint", "disable_tqdm", "run_name", "report_to")
-
-
-def path_identity(name: str) -> str:
-    """A hash of what lies under the path, or of the name itself where nothing does (a model of a hub)."""
-    path = Path(name).expanduser()
-    if not path.exists():
-        return hashlib.sha256(name.encode()).hexdigest()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        inside = file.name if file == path else str(file.relative_to(path))
-        digest.update(f"{inside}\0{_file_identity(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def read_paths(value: Any) -> list[str]:
-    """The paths that a field names: one or several, `file.py:function` as the file."""
-    names = value if isinstance(value, list) else [value]
-    return [re.sub(r"(?<=\.py):\w+$", "", name) for name in names if isinstance(name, str)]
 
 
 def stage_key(method: str, fields: Config, reads: tuple[str, ...]) -> dict[str, Any]:
@@ -61,10 +40,3 @@ def _identity(value: Any) -> str:
     """A hash of what a field names, with what lies under it."""
     parts = [path_identity(path) for path in read_paths(value)]
     return parts[0] if isinstance(value, str) else hashlib.sha256(f"{value}{parts}".encode()).hexdigest()
-
-
-def _file_identity(file: Path) -> str:
-    stat = file.stat()
-    if stat.st_size > _READ_WHOLE:
-        return f"{stat.st_size}:{stat.st_mtime_ns}"
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -91,12 +91,16 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         ) from None
     except ValueError as error:
         raise ConfigError(f"{kept} is no JSON ({error}). Name another output, or move both away.") from None
-    differing = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
-    if differing:
-        said = ", ".join(f"{name} {_short(then.get(name))} (now {_short(now.get(name))})" for name in differing)
+    if said := changed_settings(then, now):
         raise ConfigError(
             f"{path} holds answers made with {said}. Repeat those settings to go on with it, or name another output."
         )
+
+
+def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In words, which settings differ, as "count 2 (now 3), seed 0 (now 1)"; empty where none does."""
+    differing = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
+    return ", ".join(f"{name} {_short(then.get(name))} (now {_short(now.get(name))})" for name in differing)
 
 
 def _short(value: Any) -> str:

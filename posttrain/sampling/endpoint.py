@@ -31,7 +31,8 @@ class EndpointSampler:
     A request is repeated `max_retries` times after 429, 5xx, timeouts and broken connections, with waits that double
     from `backoff_s` and that Retry-After lengthens. A prompt that stays without an answer stops the sampling with a
     SamplingError that names it, or, where there is `on_failure(index, error)`, is told to that and gives an empty
-    group; what every prompt would fail at (a wrong key, an unknown model) stops it either way.
+    group; what every prompt would fail at (a wrong key, an unknown model) stops it either way. `on_group(index, group)`
+    is told each group as soon as it is whole, so that it can be kept.
 
     With `token_ids` every completion carries ids and log-probs as vLLM returns them, or a SamplingError is raised.
     """
@@ -53,6 +54,7 @@ class EndpointSampler:
         system_message: str | None = None,
         token_ids: bool = False,
         on_failure: Callable[[int, SamplingError], None] | None = None,
+        on_group: Callable[[int, list[Completion]], None] | None = None,
     ) -> None:
         for name, value, least in (
             ("concurrency", concurrency, 1),
@@ -68,7 +70,7 @@ class EndpointSampler:
         if not model:
             raise ConfigError("which model? Give the name under which the server serves it.")
         self.model = model
-        self.on_failure = on_failure
+        self.on_failure, self.on_group = on_failure, on_group
         self._server = Server(
             url,
             api_key=api_key,
@@ -148,10 +150,13 @@ class EndpointSampler:
                             asks = shown(prompts[index])
                             raise SamplingError(f"prompt {index} ({asks}): {error}") from None
                         self.on_failure(index, error)
+                    group = group * count if len(group) == 1 else group
+                    if group and self.on_group is not None:
+                        self.on_group(index, group)
                     done += count
                     if progress is not None:
                         progress(done, len(asked) * count)
-                    return group * count if len(group) == 1 else group
+                    return group
 
                 return await together([answer(index) for index in range(len(asked))])
 

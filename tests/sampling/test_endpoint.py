@@ -54,6 +54,19 @@ def test_groups_keep_the_order_of_the_prompts_and_of_the_choices(server: ChatSer
     assert seen == [(3 * n, 36) for n in range(1, 13)]
 
 
+def test_each_group_is_told_as_soon_as_it_is_whole(server: ChatServer) -> None:
+    kept: dict[int, list[str]] = {}
+    server.failures.append(status(400))  # one of the prompts stays without an answer
+    made = sampler(
+        server, concurrency=1, on_failure=lambda index, error: None,
+        on_group=lambda index, group: kept.update({index: [c.text for c in group]}),
+    )  # fmt: skip
+    asked = [len(kept)]
+    groups = made.sample(["a", "b", "c"], PARAMS, count=1, progress=lambda *at: asked.append(len(kept)))
+    assert asked == [0, 0, 1, 2]
+    assert kept == {index: [c.text for c in group] for index, group in enumerate(groups) if group}
+
+
 def test_a_seed_follows_the_key_and_not_the_place(server: ChatServer) -> None:
     made = sampler(server)
     both = made.sample(["a", "b"], PARAMS, keys=[7, 9])
