@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from posttrain.curation.json_rows import DECODER, LENIENT, NotANumber, broken, checked, fault
+from posttrain.curation.json_rows import DECODER, LENIENT, NotANumberError, broken, checked, fault
 from posttrain.curation.rows import TEXT_LIMIT, Broken
 
 _BLOCK = 1 << 18
@@ -57,9 +57,9 @@ def array_rows(name: str, file: BinaryIO) -> Iterator[tuple[int, Any]]:
 
 
 def _checked(name: str, line: int, spelled: str, value: Any) -> Any:
-    if isinstance(value, NotANumber):
+    if isinstance(value, NotANumberError):
         return broken(name, line, spelled, value)
-    if not spelled.isascii() and (found := fault(spelled)) is not None:
+    if not spelled.isascii() and fault(spelled) is not None:
         field, _ = fault(value) or (None, "")
         shown = spelled[:TEXT_LIMIT].encode(errors="surrogateescape").decode(errors="backslashreplace")
         return Broken(source=name, line=line, field=field, reason="is not UTF-8", text=shown)
@@ -101,7 +101,7 @@ class _Text:
         return before if begin >= 0 and not before.strip() else None
 
     def element(self) -> tuple[Any, str]:
-        """The value that begins here, and how it is spelled; NotANumber in its place where it holds one."""
+        """The value that begins here, and how it is spelled; NotANumberError in its place where it holds one."""
         while True:
             try:
                 value, end = self._decode()
@@ -118,7 +118,7 @@ class _Text:
     def _decode(self) -> tuple[Any, int]:
         try:
             return DECODER.raw_decode(self._text, self._at)
-        except NotANumber as error:
+        except NotANumberError as error:
             return error, LENIENT.raw_decode(self._text, self._at)[1]
 
     def resume(self, margin: str | None) -> bool:

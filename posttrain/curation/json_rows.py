@@ -14,12 +14,12 @@ from posttrain.curation.rows import TEXT_LIMIT, Broken
 _SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|[0-9][eE]\+?[0-9]{3}")
 
 
-class NotANumber(ValueError):
+class NotANumberError(ValueError):
     """NaN or Infinity, which JSON does not have."""
 
 
 def _no_constant(name: str) -> Any:
-    raise NotANumber(name)
+    raise NotANumberError(name)
 
 
 DECODER = json.JSONDecoder(parse_constant=_no_constant)
@@ -57,7 +57,7 @@ def _value(name: str, line: int, raw: bytes) -> Any:
 def broken(name: str, line: int, text: str, error: Exception) -> Broken:
     """What is wrong with text that is no JSON, and what most likely led to it."""
     shown = text[:TEXT_LIMIT]
-    if isinstance(error, NotANumber):
+    if isinstance(error, NotANumberError):
         field, _ = fault(LENIENT.decode(text)) or (None, "")
         return Broken(source=name, line=line, field=field, reason=f"holds {error}, which is no number", text=shown)
     if isinstance(error, RecursionError):

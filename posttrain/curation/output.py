@@ -206,8 +206,8 @@ class Output:
             return False
         if differing := self._differing(state):
             raise ConfigError(
-                f"{self._partial} was begun with another {differing}. Repeat that command to go on with it, name another"
-                f" output, or remove {self._partial}*"
+                f"{self._partial} was begun with another {differing}. Repeat that command to go on with it, name"
+                f" another output, or remove {self._partial}*"
             )
         if self._rejects.exists() and not self._partial_rejects.exists():  # stopped between the two last steps
             self._rejects.replace(self._partial_rejects)

@@ -75,7 +75,7 @@ def open_binary(path: Path) -> io.BufferedReader:
     """The file's bytes, unpacked."""
     if path.name.lower().endswith(".gz"):
         return io.BufferedReader(cast(Any, gzip.open(path, "rb")), _PEEK)
-    return path.open("rb", buffering=_PEEK)
+    return io.BufferedReader(path.open("rb", buffering=0), _PEEK)
 
 
 def expected_rows(inputs: list[str]) -> int | None:

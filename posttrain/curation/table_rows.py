@@ -60,7 +60,8 @@ def _header(name: str, reader: Any) -> list[str]:
 def _record(name: str, line: int, header: Sequence[str], fields: Sequence[str], delimiter: str) -> Any:
     shown = delimiter.join(fields)[:TEXT_LIMIT]
     if len(fields) != len(header):
-        reason = f"has {len(fields)} fields, the header {len(header)}; quote fields that contain {delimiter!r} or line breaks"
+        counts = f"has {len(fields)} fields, the header {len(header)}"
+        reason = f"{counts}; quote fields that contain {delimiter!r} or line breaks"
         return Broken(source=name, line=line, reason=reason, text=shown)
     for column, value in zip(header, fields):
         if not value.isascii() and _ESCAPED.search(value):
@@ -106,8 +107,8 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def _plain(name: str, number: int, record: dict[str, Any]) -> Any:
     """The record as values that JSON can hold, or Broken."""
     row = {column: _value(value) for column, value in record.items()}
-    found = next(((c, "is binary, which a row of text cannot hold") for c, v in row.items() if _binary(v)), None)
-    found = found or fault(row)
+    binary = next((column for column, value in row.items() if _binary(value)), None)
+    found = fault(row) if binary is None else (binary, "is binary, which a row of text cannot hold")
     if found is not None:
         shown = str(row)[:TEXT_LIMIT].encode(errors="backslashreplace").decode()
         return Broken(source=name, line=number, field=found[0], reason=found[1], text=shown)
