@@ -23,6 +23,7 @@ from posttrain.curation.rows import PROVENANCE, STANDARD_INPUT, Broken, Row, inp
 from posttrain.errors import ConfigError
 
 READ = "read"  # the step that rejects broken rows
+FAILED = "failed"  # the count of rows that are worth another try
 
 
 class Output:
@@ -30,7 +31,9 @@ class Output:
 
     A context manager. Until it is left without an error, what was decided lies in FILE.partial, and the same command
     (the same settings, inputs of the same content) goes on behind the `consumed` rows that it need not decide again.
-    `settings` is what decides the rows; `arguments` what stood on the command line, for the card.
+    `settings` is what decides the rows; `arguments` what stood on the command line, for the card. With `anew` all rows
+    are decided again, because what took time is kept elsewhere, and a file whose card counts rows that `failed` is made
+    again.
     Raises ConfigError at once where the files there are another command's.
     """
 
@@ -42,6 +45,7 @@ class Output:
         settings: Mapping[str, Any],
         inputs: Sequence[str],
         arguments: Sequence[str] = (),
+        anew: bool = False,
         commit_every_s: float = 1.0,
     ) -> None:
         self.path = Path(path)
@@ -65,8 +69,8 @@ class Output:
         self._commit_every_s, self._seconds = commit_every_s, 0.0
         self._whole = (0, 0)  # bytes of both files up to the last row that was decided
         self._written = [0, 0]
-        self.finished = self._is_finished()
-        self._went_on = not self.finished and self._recall()
+        self.finished = self._is_finished(anew)
+        self._went_on = not self.finished and not anew and self._recall()
 
     def __enter__(self) -> Self:
         self._started = self._committed = time.monotonic()
@@ -181,7 +185,7 @@ class Output:
         self._partial.replace(self.path)
         self._state.unlink()
 
-    def _is_finished(self) -> bool:
+    def _is_finished(self, anew: bool) -> bool:
         """The file is there, and is what this command makes. Raises ConfigError where it is not."""
         if not self.path.exists():
             return False
@@ -192,6 +196,8 @@ class Output:
             what = self._differing(made) and f"was made with another {self._differing(made)}"
         if card is None or what:
             raise ConfigError(f"{self.path} exists and {what}. Name another output, or remove the file.")
+        if anew and card.counts.get(FAILED):
+            return False
         self.card, self.consumed = card, card.counts["rows read"]
         self.kept = card.output["rows"]
         return True
