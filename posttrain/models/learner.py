@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from posttrain.models.body import Body
 from posttrain.models.heads import Chosen, chosen_logprobs
-from posttrain.models.layouts import Layout, probe
+from posttrain.models.layouts import Laid, Layout, probe
 from posttrain.models.recomputed import recomputing
 from posttrain.types import Outputs, TokenForest
 
@@ -39,6 +39,11 @@ class Learner(nn.Module):
         """Why it is not the first of the layouts; empty where it is."""
         return self.body.layout_note
 
+    @property
+    def head_note(self) -> str:
+        """What makes log-probabilities of hidden states, in two words."""
+        return "fused head" if self.fused_head else "own head"
+
     def release(self) -> Any:
         """The model with the attention and the modules it came with; the next forward takes over again."""
         return self.body.release()
@@ -54,10 +59,15 @@ class Learner(nn.Module):
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
         """Outputs at the M trained tokens. `needs` may add "entropy", or "entropy_grad" for one with a gradient."""
         laid = self.body.lay(forest)
+        hidden = self.body.hidden(laid, laid.predictors) if self.fused_head else None
+        return self.read(forest, laid, hidden, needs)
+
+    def read(self, forest: TokenForest, laid: Laid, hidden: Tensor | None, needs: Sequence[str]) -> Outputs:
+        """What the head makes of the states `hidden` [M, H]; the model's own head, where it is used, needs none."""
         entropy_grad = "entropy_grad" in needs
         entropy = entropy_grad or "entropy" in needs
-        if self.fused_head:
-            hidden, head = self.body.hidden(laid, laid.predictors), self.head
+        if self.fused_head and hidden is not None:
+            head = self.head
             chosen = chosen_logprobs(
                 hidden, head.weight, forest.targets, bias=head.bias, temperature=self.temperature,
                 entropy=entropy, entropy_grad=entropy_grad,

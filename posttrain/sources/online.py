@@ -1,31 +1,29 @@
-"""Batches that a policy writes itself: prompts are sampled, graded, compared within their group, and trained on."""
+"""Batches that a policy writes itself: prompts are sampled, graded, and handed to what learns from them."""
 
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from posttrain.algorithms.grpo import AGGREGATIONS, PolicyBatch, policy_batch
 from posttrain.data.prompts import PromptSet
 from posttrain.errors import PosttrainError
-from posttrain.ops.advantages import group_advantages
 from posttrain.ops.kl import kl_estimate
 from posttrain.rewards.combination import RewardSet
+from posttrain.sources.grading import sample_groups, with_random_rewards
 from posttrain.sources.offline import epoch_order
-from posttrain.sources.rollouts import Graded, Group, pack, rollout_metrics, unpack, with_advantages
+from posttrain.sources.rollouts import Graded, Group, pack, plain_leaf, rollout_metrics, trees_of, unpack
 from posttrain.sources.samples import SamplesFile
 from posttrain.sources.settings import require_same
-from posttrain.types import Metrics, Sampler, SamplingParams, Segment
+from posttrain.types import Batch, Metrics, Sampler, SamplingParams, Segment
 
-# The KL to the start, where the loss does not need it, is measured on some completions of some groups: each group costs
-# a prompt, and 16 of those, when long, cost more than the completions
+# The KL to the start, where the algorithm does not need it, is measured on some completions of some groups: each group
+# costs a prompt, and 16 of those, when long, cost more than the completions
 TRACKED_GROUPS, TRACKED_MEMBERS = 4, 2
 
 
@@ -38,13 +36,7 @@ class OnlinePlan:
     groups: int  # of a rollout, on each process
     steps: int  # optimiser steps of one pass over a rollout
     num_iterations: int  # passes over a rollout
-    loss_type: str  # a name in algorithms.grpo.AGGREGATIONS
-    importance: str  # "token" or "sequence"
-    scale: str  # "group", "batch" or "none"
-    baseline: str  # "mean" or "leave_one_out"
-    mask_truncated: bool
-    every_group: bool  # groups without signal are trained too: the loss has a KL or an entropy term
-    reference_needed: bool  # the loss needs the log-probabilities of the starting model
+    reference_needed: bool  # the algorithm needs the log-probabilities of the reference
     kl_tracked: bool
     resamples: int  # rounds of fresh prompts in place of groups without signal
     random_rewards: bool  # the control arm
@@ -58,6 +50,33 @@ class OnlinePlan:
         return self.steps == 1 and self.num_iterations == 1
 
 
+class Algorithm(Protocol):
+    """What learns from graded completions: it gives them advantages, and makes the batches of a rollout's steps."""
+
+    def weigh(self, groups: list[Group]) -> tuple[list[Group], Metrics]:
+        """This process's groups with what the batches need, and what was measured over those of all processes.
+
+        A completion whose advantage is None is in no batch.
+        """
+        ...
+
+    def batch(self, rollout: Sequence[Group], members: Sequence[tuple[Group, Graded]], step: int) -> Batch:
+        """The batch of the run's step with this number, of these completions of the rollout."""
+        ...
+
+    def record(self, member: Graded) -> dict[str, Any]:
+        """What a sample's record says of it beside what every record does."""
+        ...
+
+    def is_done(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the rollout is to be left after a step with these metrics, whatever of it is not used yet."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 class OnlineSource:
     """Rollouts of the model that is trained, each cut into `steps` optimiser steps, passed over `num_iterations` times.
 
@@ -69,6 +88,7 @@ class OnlineSource:
         self,
         prompts: PromptSet,
         plan: OnlinePlan,
+        algorithm: Algorithm,
         *,
         sampler: Sampler,
         rewards: RewardSet,
@@ -81,8 +101,8 @@ class OnlineSource:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`reference` gives the starting model's log-probabilities of the trained tokens of each tree."""
-        self._set, self._prompts, self._plan = prompts, prompts.prompts, plan
+        """`reference` gives the reference's log-probabilities of the trained tokens of each tree."""
+        self._set, self._prompts, self._plan, self._algorithm = prompts, prompts.prompts, plan, algorithm
         self._sampler, self._rewards, self._reference, self._samples = sampler, rewards, reference, samples
         self._rank, self._gather, self._autocast, self._progress = rank, gather, autocast, progress
         self._settings = {
@@ -96,8 +116,9 @@ class OnlineSource:
         self._drawn = 0  # prompts given out to all processes, which is also the number of the next group
         self._groups: list[Group] = []  # the rollout at hand
         self._given = 0  # steps of it that were given out
+        self._done = False  # the algorithm wants no more of it
         self._drawn_before = 0  # prompts that were drawn before it
-        self._metrics: dict[str, Any] = {}
+        self._metrics: Metrics = {}
         self._order: tuple[int, list[int]] = (-1, [])
         self.latest: list[Group] = []  # the last rollout, for whoever wants to show it
 
@@ -106,77 +127,27 @@ class OnlineSource:
         used = self._given / (self._plan.steps * self._plan.num_iterations)
         return (self._drawn_before + (self._drawn - self._drawn_before) * used) / len(self._prompts)
 
-    def next(self) -> PolicyBatch:
+    def next(self) -> Batch:
         """This process's share of the next step, from the rollout at hand or a new one."""
         plan = self._plan
         self._metrics = {}
-        if self._given == (plan.steps * plan.num_iterations if self._groups else 0):
+        if self._done or self._given == (plan.steps * plan.num_iterations if self._groups else 0):
             before = self._drawn
             try:
                 self._groups, self._metrics = self._rollout()
             except PosttrainError:
                 self._drawn = before  # a run that goes on samples these prompts again
                 raise
-            self._drawn_before, self._given = before, 0
+            self._drawn_before, self._given, self._done = before, 0, False
         self.latest = self._groups
         members = [(group, member) for group in self._groups for member in group.members]
         size = len(members) // plan.steps
         place = self._given % plan.steps
         self._given += 1
         self._step += 1
-        return self._batch(members[place * size : (place + 1) * size])
+        return self._algorithm.batch(self._groups, members[place * size : (place + 1) * size], self._step)
 
-    def _batch(self, members: Sequence[tuple[Group, Graded]]) -> PolicyBatch:
-        """The trees of these completions, a prompt shared by its own.
-
-        What has no gradient is left out and counted in the unit; what could not be judged is in neither.
-        """
-        plan = self._plan
-        aggregation = AGGREGATIONS[plan.loss_type]
-        rollout = [member for group in self._groups for member in group.members]
-        unit = aggregation.unit(
-            step=[self._length(member) for _, member in members if member.advantage is not None],
-            rollout=[self._length(member) for member in rollout if member.advantage is not None],
-            steps=plan.steps,
-            max_completion_length=plan.params.max_tokens,
-        )
-        leaves: dict[int, list[Segment]] = {}
-        prompts: dict[int, int] = {}
-        for group, member in members:
-            length = self._length(member)
-            if not length or not (plan.every_group or group.has_signal()):
-                continue
-            prompts[group.number] = group.prompt
-            leaves.setdefault(group.number, []).append(self._leaf(member, aggregation.weight(length)))
-        trees = [
-            Segment(tokens=self._prompts[prompts[number]].tokens, children=children)
-            for number, children in leaves.items()
-        ]
-        atom = "sequence" if plan.importance == "sequence" else "token"
-        if trees:
-            return policy_batch(trees, units={"policy": unit}, atom=atom)
-        group, member = members[0]
-        spare = Segment(tokens=self._prompts[group.prompt].tokens, children=[self._leaf(member, 0.0)])
-        return policy_batch([spare], units={"policy": unit}, atom=atom).nothing()
-
-    def _length(self, member: Graded) -> int:
-        """Tokens that are trained: none of a completion that could not be judged, or that is masked."""
-        masked = self._plan.mask_truncated and member.completion.finish_reason == "length"
-        return 0 if member.advantage is None or masked else len(member.completion.tokens or ())
-
-    def _leaf(self, member: Graded, weight: float) -> Segment:
-        tokens = member.completion.tokens or ()
-        columns: dict[str, Sequence[float]] = {
-            "advantages": [member.advantage or 0.0] * len(tokens),
-            "weights": [weight] * len(tokens),
-        }
-        if not self._plan.on_policy:
-            columns["old_logprobs"] = member.completion.logprobs or ()
-        if self._plan.reference_needed:
-            columns["ref_logprobs"] = member.ref_logprobs or [0.0] * len(tokens)
-        return Segment(tokens=tokens, trained=[(0, len(tokens))], columns=columns)
-
-    def _rollout(self) -> tuple[list[Group], dict[str, Any]]:
+    def _rollout(self) -> tuple[list[Group], Metrics]:
         """This process's groups of a new rollout, and what was measured over those of all processes."""
         plan = self._plan
         kept: list[Group] = []
@@ -196,22 +167,17 @@ class OnlineSource:
             for group in groups:
                 (kept if not plan.resamples or group.has_signal() else idle).append(group)
         kept = (kept + idle)[: plan.groups]
-        everyone = self._gather([[member.reward for group in kept for member in group.members], unjudged, kept])
-        advantages = group_advantages(
-            [reward for rewards, _, _ in everyone for reward in rewards],
-            plan.num_generations,
-            scale=plan.scale,
-            baseline=plan.baseline,
-        )
-        before = sum(len(rewards) for rewards, _, _ in everyone[: self._rank])
-        kept = with_advantages(kept, advantages[before:])
+        everyone = self._gather([unjudged, kept])
         metrics = rollout_metrics(
-            [group for _, _, groups in everyone for group in groups],
-            {name: sum(counts.get(name, 0) for _, counts, _ in everyone) for name in unjudged},
+            [group for _, groups in everyone for group in groups],
+            {name: sum(counts.get(name, 0) for counts, _ in everyone) for name in unjudged},
         )
-        kept = self._with_reference(kept)
-        if not plan.reference_needed and plan.kl_tracked:
+        if plan.reference_needed:
+            kept = self._with_reference(kept)
+        elif plan.kl_tracked:
             metrics["kl"] = self._kl(kept)
+        kept, measured = self._algorithm.weigh(kept)
+        metrics |= measured
         seconds = time.perf_counter() - started
         metrics["sampling/tokens_per_second"] = (sum(self._gather(tokens)) / seconds, 1.0)
         if plan.resamples:
@@ -233,7 +199,7 @@ class OnlineSource:
                 self._set, chosen, numbers, sampler=self._sampler, rewards=self._rewards, params=plan.params,
                 count=plan.num_generations, seed=plan.seed, progress=self._progress,
             )  # fmt: skip
-        return [_random(group, plan.seed) for group in groups] if plan.random_rewards else groups, unjudged
+        return [with_random_rewards(group, plan.seed) for group in groups] if plan.random_rewards else groups, unjudged
 
     def _numbers(self, lacking: Sequence[int]) -> list[int]:
         """The groups this process takes; a whole rollout is shared out so that its steps are those of one process."""
@@ -253,33 +219,23 @@ class OnlineSource:
         return self._order[1][place]
 
     def _with_reference(self, groups: list[Group]) -> list[Group]:
-        if not self._plan.reference_needed:
-            return groups
         made = []
         for group, values in zip(groups, self._ask_reference(groups)):
             members, place = [], 0
             for member in group.members:
                 count = len(member.completion.tokens or ())
-                members.append(replace(member, ref_logprobs=tuple(values[place : place + count])))
+                members.append(member.with_columns(ref_logprobs=values[place : place + count]))
                 place += count
             made.append(replace(group, members=tuple(members)))
         return made
 
     def _ask_reference(self, groups: Sequence[Group]) -> list[list[float]]:
+        """The reference's log-probabilities of each group's tokens, completion after completion."""
         assert self._reference is not None
-        return self._reference(
-            [
-                Segment(
-                    tokens=self._prompts[group.prompt].tokens,
-                    children=[
-                        Segment(tokens=tokens, trained=[(0, len(tokens))])
-                        for member in group.members
-                        if (tokens := member.completion.tokens or ())
-                    ],
-                )
-                for group in groups
-            ]
-        )
+        written = [(group, member) for group in groups for member in group.members if member.completion.tokens]
+        asked = {group.number for group, _ in written}
+        values = iter(self._reference(trees_of(written, self.prompt_tokens, plain_leaf)) if written else [])
+        return [next(values) if group.number in asked else [] for group in groups]
 
     def _kl(self, groups: Sequence[Group]) -> tuple[float, float]:
         """(sum, tokens) of the KL to the start, estimated on the first completions of the first groups."""
@@ -315,7 +271,12 @@ class OnlineSource:
             "reward": member.reward,
             "advantage": member.advantage,
             "finish_reason": member.completion.finish_reason,
+            **self._algorithm.record(member),
         }
+
+    def prompt_tokens(self, group: Group) -> Sequence[int]:
+        """The tokens of a group's prompt."""
+        return self._prompts[group.prompt].tokens
 
     def prompt_text(self, group: Group) -> str:
         """The prompt of a group, of a conversation its last message."""
@@ -327,7 +288,8 @@ class OnlineSource:
         return self._metrics
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """The sampler holds the model that is trained, so there is nothing to refresh."""
+        """The sampler holds the model that is trained, so there is nothing to refresh; the algorithm may be done."""
+        self._done = self._algorithm.is_done(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -336,6 +298,8 @@ class OnlineSource:
             "drawn": self._drawn,
             "drawn_before": self._drawn_before,
             "given": self._given,
+            "done": self._done,
+            "algorithm": self._algorithm.state_dict(),
             "groups": self._gather(pack(self._groups)),
         }
 
@@ -343,65 +307,11 @@ class OnlineSource:
         """Raises CheckpointError, naming what differs, when the rollouts would not be those of the run."""
         require_same(self._settings, state["settings"])
         self._step, self._drawn, self._given = state["step"], state["drawn"], state["given"]
-        self._drawn_before = state["drawn_before"]
+        self._drawn_before, self._done = state["drawn_before"], state["done"]
+        self._algorithm.load_state_dict(state["algorithm"])
         self._groups = unpack(state["groups"][self._rank])
         if self._samples is not None and self._rank == 0:
             self._samples.keep_until(self._step)
-
-
-def sample_groups(
-    prompts: PromptSet,
-    chosen: Sequence[int],
-    numbers: Sequence[int],
-    *,
-    sampler: Sampler,
-    rewards: RewardSet,
-    params: SamplingParams,
-    count: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Group], dict[str, int]]:
-    """A graded group for each chosen prompt, and how many completions each reward could not judge.
-
-    The draws of a group follow from the seed and its number.
-    """
-    if not chosen:
-        return [], {}
-    rows = [prompts.prompts[index] for index in chosen]
-    answers = sampler.sample(
-        [row.tokens for row in rows], params, count=count, seed=seed, keys=list(numbers), progress=progress
-    )
-    repeated = [row for row in rows for _ in range(count)]
-    completions = [completion for group in answers for completion in group]
-    scored = rewards.score(
-        prompts=[row.prompt for row in repeated],
-        completions=[
-            completion.text if isinstance(row.prompt, str) else [{"role": "assistant", "content": completion.text}]
-            for row, completion in zip(repeated, completions)
-        ],
-        completion_ids=[list(completion.tokens or ()) for completion in completions],
-        columns={name: [row.columns.get(name) for row in repeated] for name in rows[0].columns},
-        places=[f"{row.place}, completion {1 + index % count}" for index, row in enumerate(repeated)],
-    )
-    members = [
-        Graded(
-            completion=completion,
-            rewards={name: values[at] for name, values in scored.by_name.items()},
-            reward=scored.total[at],
-        )
-        for at, completion in enumerate(completions)
-    ]
-    groups = [
-        Group(number=number, prompt=index, members=tuple(members[place * count : (place + 1) * count]))
-        for place, (number, index) in enumerate(zip(numbers, chosen))
-    ]
-    return groups, dict(scored.unjudged)
-
-
-def _random(group: Group, seed: int) -> Group:
-    """The group with rewards of a coin, for the control arm; what the reward functions said stays beside them."""
-    coin = random.Random(f"control arm {seed} {group.number}")
-    return replace(group, members=tuple(replace(member, reward=float(coin.random() < 0.5)) for member in group.members))
 
 
 def content_of(prompts: PromptSet) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from posttrain.sampling.broken_text import repeated_share
-from posttrain.types import Completion, Metrics
+from posttrain.types import Completion, Metrics, Segment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,16 @@ class Graded:
     rewards: Mapping[str, float | None]
     reward: float | None
     advantage: float | None = None
-    ref_logprobs: tuple[float, ...] | None = None
+    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # a value per token: ref_logprobs, ...
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut off where it might have gone on."""
+        return self.completion.finish_reason == "length"
+
+    def with_columns(self, **columns: Sequence[float]) -> Graded:
+        """The same with further columns."""
+        return replace(self, columns={**self.columns, **{name: tuple(values) for name, values in columns.items()}})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +60,24 @@ def with_advantages(groups: Sequence[Group], advantages: Sequence[float | None])
     ]
 
 
+def trees_of(
+    members: Sequence[tuple[Group, Graded]],
+    prompt: Callable[[Group], Sequence[int]],
+    leaf: Callable[[Graded], Segment],
+) -> list[Segment]:
+    """The completions as leaves of their prompts, each prompt once, in order; `prompt` gives a group's tokens."""
+    leaves: dict[int, tuple[Group, list[Segment]]] = {}
+    for group, member in members:
+        leaves.setdefault(group.number, (group, []))[1].append(leaf(member))
+    return [Segment(tokens=prompt(group), children=children) for group, children in leaves.values()]
+
+
+def plain_leaf(member: Graded) -> Segment:
+    """The completion alone, all of its tokens trained."""
+    tokens = member.completion.tokens or ()
+    return Segment(tokens=tokens, trained=[(0, len(tokens))])
+
+
 def rollout_metrics(groups: Sequence[Group], unjudged: Mapping[str, int]) -> Metrics:
     """Means over a rollout under TRL's names, each as (sum, count); all processes are given all groups."""
     members = [member for group in groups for member in group.members]
@@ -58,10 +85,11 @@ def rollout_metrics(groups: Sequence[Group], unjudged: Mapping[str, int]) -> Met
     ended = [n for n, member in zip(lengths, members) if member.completion.finish_reason != "length"]
     known = [reward for group in groups for reward in group.rewards()]
     spreads = [_deviation(group.rewards()) for group in groups if len(group.rewards()) > 1]
+    compared = [group for group in groups if len(group.members) > 1]
     metrics: dict[str, tuple[float, float]] = {
         "reward": (sum(known), len(known)),
         "reward_std": (sum(spreads), len(spreads)),
-        "frac_reward_zero_std": (sum(not group.has_signal() for group in groups), len(groups)),
+        "frac_reward_zero_std": (sum(not group.has_signal() for group in compared), len(compared)),
         "completions/mean_length": (sum(lengths), len(lengths)),
         "completions/min_length": (min(lengths, default=0.0), 1),
         "completions/max_length": (max(lengths, default=0.0), 1),
@@ -101,9 +129,9 @@ def pack(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "rewards": dict(member.rewards),
                     "reward": member.reward,
                     "advantage": member.advantage,
-                    "ref_logprobs": None
-                    if member.ref_logprobs is None
-                    else torch.tensor(member.ref_logprobs, dtype=torch.float64),
+                    "columns": {
+                        name: torch.tensor(values, dtype=torch.float64) for name, values in member.columns.items()
+                    },
                 }
                 for member in group.members
             ],
@@ -129,7 +157,7 @@ def unpack(state: Sequence[Mapping[str, Any]]) -> list[Group]:
                     rewards=member["rewards"],
                     reward=member["reward"],
                     advantage=member["advantage"],
-                    ref_logprobs=None if member["ref_logprobs"] is None else tuple(member["ref_logprobs"].tolist()),
+                    columns={name: tuple(values.tolist()) for name, values in member["columns"].items()},
                 )
                 for member in group["members"]
             ),

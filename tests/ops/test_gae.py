@@ -42,7 +42,7 @@ def test_it_is_the_weighted_mean_of_all_step_lengths(length, gamma, lam, end_val
 
 
 def test_numbers_by_hand():
-    """gamma 1/2, lam 1/2: d = (0 + .5 - 0, 0 + 2 - 1, 3 - 4) = (.5, 1, -1); A_3 = -1, A_2 = 1 - 1/4, A_1 = .5 + 3/16."""
+    """gamma 1/2, lam 1/2: d = (0 + .5 - 0, 0 + 2 - 1, 3 - 4) = (.5, 1, -1); A = (.5 + 3/16, 1 - 1/4, -1)."""
     made = gae([0.0, 0.0, 3.0], [0.0, 1.0, 4.0], gamma=0.5, lam=0.5)
     assert made == [0.6875, 0.75, -1.0]
     assert returns(made, [0.0, 1.0, 4.0]) == [0.6875, 1.75, 3.0]

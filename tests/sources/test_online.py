@@ -10,6 +10,7 @@ from posttrain.data.prompts import prompt_set
 from posttrain.errors import CheckpointError
 from posttrain.rewards.combination import RewardSet
 from posttrain.sampling.local import LocalSampler
+from posttrain.sources.group_relative import GroupRelative
 from posttrain.sources.online import OnlinePlan, OnlineSource
 from posttrain.sources.samples import SamplesFile
 from posttrain.types import SamplingParams, Unjudged
@@ -17,9 +18,12 @@ from posttrain.types import SamplingParams, Unjudged
 ROWS = [{"prompt": text, "wanted": text[0]} for text in ("Two and", "I am", "Tell me", "What is", "Seven apples")]
 PLAN = {
     "params": SamplingParams(max_tokens=6), "num_generations": 4, "groups": 3, "steps": 1, "num_iterations": 1,
-    "loss_type": "dapo", "importance": "token", "scale": "group", "baseline": "mean", "mask_truncated": False,
-    "every_group": False, "reference_needed": False, "kl_tracked": False, "resamples": 0, "random_rewards": False,
+    "reference_needed": False, "kl_tracked": False, "resamples": 0, "random_rewards": False,
     "strategy": "random", "seed": 3, "order_seed": 3,
+}  # fmt: skip
+GROUP_RELATIVE = {
+    "loss_type": "dapo", "importance": "token", "scale": "group", "baseline": "mean", "mask_truncated": False,
+    "every_group": False,
 }  # fmt: skip
 
 
@@ -49,9 +53,11 @@ def sampler(tokenizer):
 
 
 def source(sampler, tokenizer, reward=by_length, samples=None, rows=ROWS, **options):
+    how = {name: options.pop(name, value) for name, value in GROUP_RELATIVE.items()}
+    prompts, plan = prompt_set(rows, tokenizer), OnlinePlan(**{**PLAN, **options})
     return OnlineSource(
-        prompt_set(rows, tokenizer), OnlinePlan(**{**PLAN, **options}), sampler=sampler, rewards=RewardSet(reward),
-        reference=None, samples=samples,
+        prompts, plan, GroupRelative(prompts, plan, **how), sampler=sampler, rewards=RewardSet(reward), reference=None,
+        samples=samples,
     )  # fmt: skip
 
 
