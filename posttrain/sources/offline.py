@@ -31,8 +31,9 @@ class OfflineSource:
         rank: int = 0,
         world_size: int = 1,
         identity: str = "",
+        rewards: str = "",
     ) -> None:
-        """`identity` names what the batches depend on beside the tokens (a reference model)."""
+        """`identity` and `rewards` name what the batches depend on beside the tokens: a reference model, weights."""
         self._trees = trees
         self._build = build
         self._rows = rows_per_step
@@ -46,6 +47,7 @@ class OfflineSource:
             "seed of the order": seed,
             "order of the rows": strategy,
             "dataloader_drop_last": drop_last,
+            **({"set of rewards": rewards} if rewards else {}),
         }
         self.steps_per_epoch = steps_per_epoch(len(trees), rows_per_step, drop_last)
         self._step = 0  # steps given out so far

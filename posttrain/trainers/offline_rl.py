@@ -1,0 +1,178 @@
+"""`OfflineRLTrainer`: reinforcement learning from answers that are there, each with a reward."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
+
+from posttrain.algorithms.offline_rl import OFFLINE_LOSSES, OfflineRLLoss, offline_rl_batch
+from posttrain.config.offline_rl import OfflineRLConfig
+from posttrain.data.rewarded import RewardedSet, reward_trees
+from posttrain.data.trees import TreeSet
+from posttrain.errors import ConfigError
+from posttrain.models.learner import Learner
+from posttrain.models.locating import local_directory
+from posttrain.models.reference import with_reference
+from posttrain.sources.offline import OfflineSource
+from posttrain.sources.weighing import WeighedSet, WeighingPlan, weigh
+from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer
+from posttrain.trainers.checks import rows_per_step
+from posttrain.trainers.offline import offline_plan
+from posttrain.trainers.offline_rl_evaluation import evaluate_answers
+from posttrain.trainers.offline_rl_guards import OfflineRLGuards
+from posttrain.trainers.trainer import Trainer
+
+
+class OfflineRLTrainer(Trainer):
+    """Trains a model on answers with rewards, the better ones more, without sampling new ones.
+
+        trainer = OfflineRLTrainer(model="path", args=OfflineRLConfig(...), train_dataset="runs/grpo/samples.jsonl")
+        trainer.train()
+
+    Rows have a prompt (text or messages), an answer (`completion` or `response`) and a `reward`; or they are the
+    samples of any run, whose tokens are trained as they are. `ref_model=None` is the model as it is now; it is asked
+    only where the loss needs it, and its answers are kept in `output_dir/reference`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: OfflineRLConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+        ref_model: Any = None,
+    ) -> None:
+        config = args or OfflineRLConfig()
+        if not isinstance(config, OfflineRLConfig):
+            raise ConfigError(
+                f"args is a {type(config).__name__}; OfflineRLTrainer takes an OfflineRLConfig of posttrain"
+            )
+        if ref_model is not None and ref_model is model:
+            raise ConfigError(
+                "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
+                "which takes the model as it is now."
+            )
+        if isinstance(ref_model, str | os.PathLike):
+            local_directory(ref_model)  # a misspelt path is told before anything is read
+        tokenizer = resolve_tokenizer(model, processing_class, config)
+
+        def read(dataset: Any, name: str) -> RewardedSet | None:
+            if dataset is None:
+                return None
+            return reward_trees(
+                dataset, tokenizer, max_length=config.max_length, reward_column=config.reward_column, name=name
+            )
+
+        rewarded, measured = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
+        tapered = OFFLINE_LOSSES[config.loss_type].tapered
+        asked = bool(config.beta) or (
+            tapered and not all(s.knows_writer for s in (rewarded, measured) if s is not None)
+        )
+        if ref_model is not None and not asked:
+            raise ConfigError(
+                f"ref_model is asked for nothing with loss_type={config.loss_type!r} and beta=0; give beta a value, or "
+                "leave ref_model out"
+            )
+        train = None if rewarded is None else weigh(rewarded, _weighing(config))
+        measuring = replace(_weighing(config), shuffle_seed=None, keep_all=True, written=False)
+        evaluation = None if measured is None else weigh(measured, measuring)
+        assembled = assemble(
+            model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,
+            dropout=False,
+        )  # fmt: skip
+        reference = assembled.learner
+        if ref_model is not None:
+            reference = Learner(load_onto(ref_model, assembled.runtime.device, config))
+        identity = ""
+        if asked:
+            train, identity = _with_reference(train, reference, assembled)
+            evaluation, _ = _with_reference(evaluation, reference, assembled)
+            reference.release()
+        self._weighed = train
+        loss = OfflineRLLoss(loss_type=config.loss_type, beta=config.beta)
+        build = partial(offline_rl_batch, aggregation=config.aggregation)
+        plan = offline_plan(
+            assembled, train=_as_trees(train), evaluation=_as_trees(evaluation), build=build, loss=loss,
+            watch=OfflineRLGuards(signed=config.loss_type in ("reinforce", "topr")),
+        )  # fmt: skip
+        if train is not None:
+            plan = replace(plan, source=_source(assembled, train, build, identity))
+        if evaluation is not None:
+            plan = replace(plan, evaluate=partial(evaluate_answers, assembled, evaluation, build, loss))
+        super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
+
+    def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
+        if self._weighed is not None and self._runtime.is_main:
+            self._weighed.write(Path(self.args.output_dir))
+        return super().train(resume_from_checkpoint)
+
+
+def _weighing(config: OfflineRLConfig) -> WeighingPlan:
+    return WeighingPlan(
+        loss_type=config.loss_type,
+        baseline=config.advantage_baseline,
+        scale=config.scale,
+        quantile=config.baseline_quantile,
+        decay=config.baseline_decay,
+        temperature=config.temperature,
+        max_weight=config.max_weight,
+        threshold=config.reward_threshold,
+        normalize=config.loss_type == "awr" and config.normalize_weights,
+        shuffle_seed=config.seed if config.control == "shuffled-reward" else None,
+        keep_all=config.beta > 0,
+    )
+
+
+def _as_trees(weighed: WeighedSet | None) -> TreeSet | None:
+    if weighed is None:
+        return None
+    return TreeSet(trees=weighed.trees, rows=[row.of.row for row in weighed.rows], report=weighed.report)
+
+
+def _source(
+    assembled: Assembled, train: WeighedSet, build: Callable[..., Any], identity: str
+) -> Callable[[], OfflineSource]:
+    config, runtime = assembled.config, assembled.runtime
+    return lambda: OfflineSource(
+        train.trees,
+        build,
+        rows_per_step=rows_per_step(config, runtime.world_size),
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        strategy=config.train_sampling_strategy,
+        drop_last=config.dataloader_drop_last,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        identity=identity,
+        rewards=train.content(),
+    )
+
+
+def _with_reference(
+    weighed: WeighedSet | None, reference: Learner, assembled: Assembled
+) -> tuple[WeighedSet | None, str]:
+    if weighed is None:
+        return None, ""
+    runtime, config = assembled.runtime, assembled.config
+    made, key = with_reference(
+        weighed.trees,
+        reference,
+        directory=Path(config.output_dir) / "reference",
+        max_tokens=config.max_tokens_per_pass or 1,
+        autocast=runtime.autocast,
+        precision=str(runtime.autocast_dtype),
+        share=(runtime.rank, runtime.world_size),
+        gather=runtime.gather_objects,
+        quiet=not runtime.is_main,
+    )
+    return replace(weighed, trees=made), key
