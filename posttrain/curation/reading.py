@@ -23,7 +23,7 @@ _PEEK = 1 << 16
 def read_file(name: str) -> Iterator[tuple[int, Any]]:
     """(line, row) of an input; Broken in place of a row that cannot be read. Lines count from 1."""
     if name == STANDARD_INPUT:
-        return _json(name, cast(io.BufferedReader, standard_input()))
+        return _json(name, standard_input())
     path = Path(name)
     if path.is_dir():
         return arrow_rows(path)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 from posttrain.errors import DataError
 
@@ -100,6 +101,7 @@ def _hash(path: Path) -> str:
     return whole.hexdigest()
 
 
-def standard_input() -> BinaryIO:
-    """Standard input as bytes."""
-    return sys.stdin.buffer
+def standard_input() -> io.BufferedReader:
+    """Standard input as bytes whose beginning can be looked at."""
+    file = sys.stdin.buffer
+    return file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(Any, file))
