@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dpo": ("posttrain.cli.train", "dpo", "preference training on chosen and rejected answers"),
     "grpo": ("posttrain.cli.train", "grpo", "online reinforcement learning with rewards of your own"),
     "data": ("posttrain.cli.data", "run", "make data worth training on: convert, filter, distill, pair, lint ..."),
+    "offline-rl": ("posttrain.cli.train", "offline_rl", "reinforcement learning from answers that have rewards"),
     "sample": ("posttrain.cli.sample", "run", "answer a file of prompts, with a model here or behind an endpoint"),
     "chat": ("posttrain.cli.chat", "run", "talk to a model, or to two at once"),
     "grade": ("posttrain.cli.grade", "run", "try a reward on the completions in a file"),

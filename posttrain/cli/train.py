@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.cli.flags import help_text, parse, read
-from posttrain.config.command import CommandFields, DPOCommand, GRPOCommand, SFTCommand
+from posttrain.config.command import CommandFields, DPOCommand, GRPOCommand, OfflineRLCommand, SFTCommand
 
 _SHOWN = {"model": "MODEL", "train_dataset": "FILE", "reward_funcs": "REWARD"}  # what the usage line calls them
 
@@ -25,6 +25,12 @@ _GRPO = """\
 posttrain grpo --model out/model --train_dataset problems.jsonl --output_dir grpo \\
     --reward_funcs boxed_answer --num_generations 8 --max_completion_length 256
 posttrain grpo --config grpo.yaml --control random-reward --output_dir grpo-control"""
+
+
+_OFFLINE_RL = """\
+posttrain offline-rl --model out/model --train_dataset grpo/samples.jsonl --output_dir offline \\
+    --loss_type topr --beta 0.05
+posttrain offline-rl --config offline.yaml --control shuffled-reward --output_dir offline-control"""
 
 
 def sft(arguments: Sequence[str]) -> int:
@@ -55,6 +61,16 @@ def grpo(arguments: Sequence[str]) -> int:
     return _command("grpo", GRPOCommand, arguments, about, _GRPO)
 
 
+def offline_rl(arguments: Sequence[str]) -> int:
+    """The exit code of offline reinforcement learning."""
+    about = (
+        "Reinforcement learning from answers that are there. Rows have a prompt, a completion or response, and a "
+        "reward; or they are the samples.jsonl of any run. The trained model is written to OUTPUT_DIR/model, what each "
+        "answer weighed to OUTPUT_DIR/weights.jsonl."
+    )
+    return _command("offline-rl", OfflineRLCommand, arguments, about, _OFFLINE_RL)
+
+
 def _command(method: str, fields: type[CommandFields], arguments: Sequence[str], about: str, example: str) -> int:
     if not arguments or parse(fields, arguments).help:
         required = [name for name, info in fields.model_fields.items() if info.is_required()]
@@ -67,7 +83,7 @@ def _command(method: str, fields: type[CommandFields], arguments: Sequence[str],
     from posttrain.recipes.methods import StageRun, run_method
 
     directory = Path(getattr(command, "output_dir", "trainer_output"))
-    outcome = run_method(method, StageRun(fields=command, directory=directory))
+    outcome = run_method(method.replace("-", "_"), StageRun(fields=command, directory=directory))
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks
         return 0
     print(f"model:   {outcome.outputs['model']}")

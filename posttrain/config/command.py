@@ -9,6 +9,7 @@ from posttrain.config.base import Config, option
 from posttrain.config.dpo import DPOConfig
 from posttrain.config.grpo import GRPOConfig
 from posttrain.config.names import Fixed, now, synonym
+from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.config.sft import SFTConfig
 from posttrain.config.training import TrainingConfig
 from posttrain.errors import nearest
@@ -171,6 +172,22 @@ class GRPOCommand(CommandFields, GRPOConfig):
     def training(self) -> GRPOConfig:
         """The fields that the trainer is given."""
         return GRPOConfig(**_shared(self, GRPOConfig))
+
+
+class OfflineRLCommand(CommandFields, OfflineRLConfig):
+    """`posttrain offline-rl` and the method offline_rl of a recipe."""
+
+    renamed: ClassVar = {**OfflineRLConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**OfflineRLConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {**OfflineRLConfig.unsupported, **_UNSUPPORTED}
+
+    ref_model: str | None = option(
+        None, "Directory or name of the reference; none = the model itself, before training.", group=_WHAT
+    )
+
+    def training(self) -> OfflineRLConfig:
+        """The fields that the trainer is given."""
+        return OfflineRLConfig(**_shared(self, OfflineRLConfig))
 
 
 class EmbeddedStage(Config):

@@ -11,6 +11,7 @@ from posttrain.config.command import (
     EmbeddedStage,
     EvaluateStage,
     GRPOCommand,
+    OfflineRLCommand,
     PairsCorrectStage,
     SFTCommand,
 )
@@ -39,6 +40,11 @@ METHODS: Mapping[str, MethodShape] = {
         fields=GRPOCommand,
         reads=("model", "train_dataset", "eval_dataset", "reward_funcs"),
         outputs=("model", "samples"),
+    ),
+    "offline_rl": MethodShape(
+        fields=OfflineRLCommand,
+        reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"),
+        outputs=("model", "weights"),
     ),
     "pairs_correct": MethodShape(fields=PairsCorrectStage, reads=("model", "prompts"), outputs=("data",)),
     "evaluate": MethodShape(fields=EvaluateStage, reads=("model", "drift_from", "tasks"), outputs=("scores",)),

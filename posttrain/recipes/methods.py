@@ -13,6 +13,7 @@ from posttrain.config.command import (
     EmbeddedStage,
     EvaluateStage,
     GRPOCommand,
+    OfflineRLCommand,
     PairsCorrectStage,
     SFTCommand,
 )
@@ -89,6 +90,23 @@ def train_grpo(run: StageRun) -> StageOutcome:
     return replace(trained, outputs={**trained.outputs, "samples": str(run.directory / "samples.jsonl")})
 
 
+def train_offline_rl(run: StageRun) -> StageOutcome:
+    """The outcome of offline reinforcement learning; its outputs are the model and what each answer weighed."""
+    from posttrain.trainers.offline_rl import OfflineRLTrainer
+
+    command = cast(OfflineRLCommand, run.fields)
+    trainer = OfflineRLTrainer(
+        model=command.model,
+        ref_model=command.ref_model,
+        args=_training(command.training(), run),
+        train_dataset=command.train_dataset,
+        eval_dataset=command.eval_dataset,
+        peft_config=_adapter(command.peft_settings()),
+    )
+    trained = _train(trainer, run)
+    return replace(trained, outputs={**trained.outputs, "weights": str(run.directory / "weights.jsonl")})
+
+
 def write_embedded(run: StageRun) -> StageOutcome:
     """The outcome of writing the embedded world: its model and the directory of its data."""
     from posttrain.recipes.world import write_world
@@ -152,6 +170,7 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "sft": train_sft,
     "dpo": train_dpo,
     "grpo": train_grpo,
+    "offline_rl": train_offline_rl,
     "pairs_correct": correct_pairs,
     "evaluate": measure,
 }
