@@ -270,7 +270,7 @@ def _move(record: Any, device: torch.device | str) -> Any:
 class Outputs:
     """What a loss may see of the model."""
 
-    logprobs: Tensor  # [M] float32, log-probability of each trained token
+    logprobs: Tensor  # [M] float32, log-probability of each trained token; [0] from a learner of scores alone
     correct: Tensor | None = None  # [M] bool, the token was the most likely one
     entropy: Tensor | None = None  # [M] float32 nats, where asked for; has a gradient only as "entropy_grad"
     values: Tensor | None = None  # [M] float32, the value model's estimate at each predictor

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from posttrain.config.gate import GateConfig
     from posttrain.config.grpo import GRPOConfig
     from posttrain.config.recipe import Recipe, load_recipe
+    from posttrain.config.reward import RewardConfig
     from posttrain.config.sft import SFTConfig
     from posttrain.config.training import TrainingConfig
 
@@ -20,12 +21,23 @@ _HOME = {
     "SFTConfig": "posttrain.config.sft",
     "DPOConfig": "posttrain.config.dpo",
     "GRPOConfig": "posttrain.config.grpo",
+    "RewardConfig": "posttrain.config.reward",
     "GateConfig": "posttrain.config.gate",
     "Recipe": "posttrain.config.recipe",
     "load_recipe": "posttrain.config.recipe",
 }
 
-__all__ = ["Config", "DPOConfig", "GRPOConfig", "GateConfig", "Recipe", "SFTConfig", "TrainingConfig", "load_recipe"]
+__all__ = [
+    "Config",
+    "DPOConfig",
+    "GRPOConfig",
+    "GateConfig",
+    "Recipe",
+    "RewardConfig",
+    "SFTConfig",
+    "TrainingConfig",
+    "load_recipe",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ EQUAL = "chosen equals rejected"
 EQUAL_CUT = "chosen equals rejected within max_length"
 UNSHARED = "chosen and rejected share no prompt"
 TOO_LONG = "chosen or rejected alone is longer than max_length"
+LONGER = "prompt and answer are longer than max_length"
 
 Truncation = Literal["keep_start", "keep_end"]
 
@@ -113,8 +114,9 @@ def preference_trees(
     tokenizer: Any,
     *,
     max_length: int | None,
-    truncation_mode: Truncation = "keep_start",
+    truncation_mode: Truncation | None = "keep_start",
     train_after_stop: bool = False,
+    purpose: str = "DPO",
     name: str = "train_dataset",
 ) -> TreeSet:
     """A tree for each pair: the prompt, which both share, with two leaves, chosen first.
@@ -122,7 +124,8 @@ def preference_trees(
     Trained are the assistant's turns of the completions, each with the token that ends it;
     `train_after_stop=True` trains the whole completions, with the white space that a template writes after the
     end of a turn, as TRL does. `truncation_mode="keep_end"` cuts the prompt from the left for both leaves
-    alike, by what the longer one needs. Rows whose answers are equal or empty are dropped and counted.
+    alike, by what the longer one needs, and None cuts nothing: a pair with a row that is too long is dropped. Rows
+    whose answers are equal or empty are dropped and counted.
     Raises DataError as `sft_trees` does.
     """
     _check(max_length, truncation_mode)
@@ -138,7 +141,11 @@ def preference_trees(
             if isinstance(tree, str):
                 tally.drop(tree, example.place)
                 continue
-            tally.truncated += any(max_length and len(sequence.tokens) > max_length for sequence in pair)
+            too_long = any(max_length and len(sequence.tokens) > max_length for sequence in pair)
+            if too_long and truncation_mode is None:
+                tally.drop(LONGER, example.place)
+                continue
+            tally.truncated += too_long
             trees.append(tree)
             kept.append(example.row)
     if renderer.rewritten:
@@ -147,7 +154,7 @@ def preference_trees(
     report = tally.report(
         trees,
         tokenizer,
-        remedy=f"DPO needs two different answers to the same prompt that begin within max_length (it is {max_length}).",
+        remedy=f"{purpose} needs two different answers to the same prompt within max_length (it is {max_length}).",
         source=rows.source,
         format=form.name,
         understood=form.sentence,
@@ -160,10 +167,10 @@ def preference_trees(
     return TreeSet(trees=trees, rows=kept, report=report)
 
 
-def _check(max_length: int | None, truncation_mode: str) -> None:
+def _check(max_length: int | None, truncation_mode: str | None) -> None:
     if max_length is not None and max_length < 2:
         raise ConfigError(f"max_length={max_length}: must be at least 2, or None for no limit.")
-    if truncation_mode not in ("keep_start", "keep_end"):
+    if truncation_mode not in ("keep_start", "keep_end", None):
         raise ConfigError(f"truncation_mode={truncation_mode!r}: must be 'keep_start' or 'keep_end'.")
 
 
@@ -250,7 +257,7 @@ def _pairs(renderer: Renderer, chunk: Sequence[Example], after_stop: bool) -> li
     return [tuple(pair) for pair in result]
 
 
-def _pair_tree(pair: Sequence[Rendered], max_length: int | None, mode: Truncation) -> Segment | str:
+def _pair_tree(pair: Sequence[Rendered], max_length: int | None, mode: Truncation | None) -> Segment | str:
     """The tree of a pair, or why it cannot be trained."""
     if len(pair) < 2:
         return EMPTY
@@ -261,7 +268,9 @@ def _pair_tree(pair: Sequence[Rendered], max_length: int | None, mode: Truncatio
     root = min(chosen.trained[0][0], rejected.trained[0][0], common_prefix(chosen.tokens, rejected.tokens))
     if root == 0:
         return UNSHARED
-    limit, cut = max_length or max(len(chosen.tokens), len(rejected.tokens)), 0
+    limit, cut = max(len(chosen.tokens), len(rejected.tokens)), 0
+    if max_length and mode is not None:
+        limit = max_length
     if mode == "keep_end":
         cut = max(len(chosen.tokens), len(rejected.tokens), limit) - limit
         if cut >= root:

@@ -48,7 +48,7 @@ def load_model_and_tokenizer(
     """
     trust = bool(init_kwargs.pop("trust_remote_code", False))
     tokenizer = load_tokenizer(model_name, trust_remote_code=trust)
-    if use_gpu and (device := _accelerator()) is None:
+    if use_gpu and (device := accelerator()) is None:
         raise ModelError("use_gpu=True, but torch sees no GPU here. Use use_gpu=False, or install torch for your GPU.")
     init_kwargs.setdefault("device", device if use_gpu else "cpu")
     model = load_model(model_name, trust_remote_code=trust, **init_kwargs)
@@ -74,7 +74,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], *, trust_remote_code: b
             " tokenizer.save_pretrained(directory), or give another as processing_class."
         )
     name = str(directory or name_or_path)
-    tokenizer = _pretrained(
+    tokenizer = pretrained(
         name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     )
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
@@ -108,7 +108,7 @@ def load_model(
         )
         if isinstance(base, PeftModel):
             raise ModelError(f"the adapter {str(directory)!r} lies on another adapter. Merge that one first.")
-        return _pretrained(
+        return pretrained(
             str(directory),
             "adapter",
             lambda: PeftModel.from_pretrained(base, str(directory), is_trainable=True),
@@ -116,14 +116,14 @@ def load_model(
     if directory is not None:
         check_model_directory(directory)
     name = str(directory or name_or_path)
-    config = _pretrained(name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
+    config = pretrained(name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
     check_architecture(name, config, trust_remote_code=trust_remote_code)
-    place = torch.device(device or _accelerator() or "cpu")
+    place = torch.device(device or accelerator() or "cpu")
     asked = dtype if dtype is not None else init_kwargs.pop("dtype", init_kwargs.pop("torch_dtype", None))
     if asked == "auto":
         asked = config.get_text_config().dtype or torch.float32
     weights = as_dtype(asked) if asked is not None else choose_dtype(config, place)
-    loaded: Any = _pretrained(
+    loaded: Any = pretrained(
         name,
         "model",
         lambda: AutoModelForCausalLM.from_pretrained(
@@ -264,7 +264,7 @@ def choose_dtype(config: PreTrainedConfig, device: torch.device) -> torch.dtype:
     return torch.float32 if fits or not torch.cuda.is_bf16_supported() else torch.bfloat16
 
 
-def _pretrained(name: str, what: str, load: Callable[[], T]) -> T:
+def pretrained(name: str, what: str, load: Callable[[], T]) -> T:
     """What `load` returns; what goes wrong in transformers' `from_pretrained` becomes a ModelError in plain words."""
     try:
         return load()
@@ -305,7 +305,7 @@ def _reason(name: str, error: Exception) -> str:
     return first
 
 
-def _accelerator() -> str | None:
+def accelerator() -> str | None:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else None

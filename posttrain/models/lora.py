@@ -46,13 +46,17 @@ def embedding_rows(model: PreTrainedModel | PeftModel) -> int:
 
 
 def apply_lora(
-    model: PreTrainedModel | PeftModel, peft_config: LoraConfig | Mapping[str, Any] | Any | None
+    model: PreTrainedModel | PeftModel,
+    peft_config: LoraConfig | Mapping[str, Any] | Any | None,
+    *,
+    task_type: TaskType = TaskType.CAUSAL_LM,
 ) -> PreTrainedModel | PeftModel:
     """The model with a fresh adapter as `peft_config` says; only the adapter is trained.
 
     `peft_config` is a LoraConfig, a dict of its fields, or an object with `lora_r`, `lora_alpha`, `lora_dropout`,
     `lora_target_modules`. Without target modules all linear layers but the head get one. None leaves a plain model
     as it is; a model that already has an adapter is accepted with None only, and its adapter is made trainable.
+    With the task type SEQ_CLS the score head is trained and saved whole, beside the adapter.
     The adapter's values are drawn from torch's global random state.
     """
     if isinstance(model, PeftModel):
@@ -70,10 +74,12 @@ def apply_lora(
     if config.target_modules is None and not config.target_parameters:
         config.target_modules = "all-linear"
     if config.task_type is None:
-        config.task_type = TaskType.CAUSAL_LM
-    elif config.task_type != TaskType.CAUSAL_LM:
+        config.task_type = task_type
+    elif config.task_type != task_type:
+        what = "policy" if task_type == TaskType.CAUSAL_LM else "reward model"
         raise ConfigError(
-            f"peft_config.task_type is {config.task_type!r}: a policy needs 'CAUSAL_LM', or leave it out."
+            f"peft_config.task_type is {str(config.task_type)!r}: a {what} needs {str(task_type.value)!r}, or leave it"
+            " out."
         )
     try:
         return get_peft_model(model, config)
@@ -168,21 +174,22 @@ def merged_copy(model: PeftModel) -> PreTrainedModel:
 def check_merged(model: PeftModel, merged: PreTrainedModel, *, tokens: int = 16) -> float:
     """The largest difference of a log-probability between the adapted and the merged model on a few random tokens.
 
-    Raises ModelError where it is beyond rounding: 1e-3 in float32, a mean of 0.1 in shorter formats.
+    Of a score, where the model gives one. Raises ModelError where it is beyond rounding: 1e-3 in float32, a mean of 0.1
+    in shorter formats.
     """
     adapted = _shadow(model).eval()
     vocabulary = embedding_rows(merged)
     generator = torch.Generator().manual_seed(0)
     row = torch.randint(vocabulary, (1, tokens), generator=generator).to(merged.device)
-    before, after = (
-        part.eval()(input_ids=row, use_cache=False).logits.float().log_softmax(-1) for part in (adapted, merged)
-    )
+    before, after = (part.eval()(input_ids=row, use_cache=False).logits.float() for part in (adapted, merged))
+    if before.shape[-1] > 1:
+        before, after = before.log_softmax(-1), after.log_softmax(-1)
     gap = (before - after).abs()
     exact = merged.dtype == torch.float32
     found, allowed = (gap.max().item(), 1e-3) if exact else (gap.mean().item(), 0.1)
     if not found <= allowed:
         raise ModelError(
-            f"the merged model's log-probabilities differ from the adapted model's by {found:.3g} (allowed {allowed});"
+            f"the merged model's outputs differ from the adapted model's by {found:.3g} (allowed {allowed});"
             " the adapter was not merged right. Save the adapter alone with model.save_pretrained(directory) and"
             " load it onto its base model."
         )

@@ -1,4 +1,4 @@
-"""Silence for transformers where its progress bars would tear into ours."""
+"""Silence for transformers where its progress bars would tear into ours, or its reports alarm for nothing."""
 
 from __future__ import annotations
 
@@ -18,3 +18,14 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def no_load_report() -> Iterator[None]:
+    """transformers says nothing inside about weights that are missing or left over."""
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(said)

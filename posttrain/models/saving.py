@@ -23,7 +23,7 @@ def save_model(
     directory = Path(directory)
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     notes = _make_saveable(plain)
-    if tokenizer is not None:
+    if tokenizer is not None and plain.can_generate():  # a reward model writes nothing
         set_stop_tokens(plain, tokenizer)
     if isinstance(model, PeftModel):
         merge_and_save(model, directory)
@@ -39,7 +39,7 @@ def _make_saveable(model: PreTrainedModel) -> list[str]:
 
     A training of hours must not end in that refusal: what it is about is dropped, the tokens are kept.
     """
-    config = model.generation_config
+    config = getattr(model, "generation_config", None)
     if config is None:
         return []
     try:

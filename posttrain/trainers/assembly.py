@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from peft import TaskType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.config.training import TrainingConfig
@@ -20,8 +21,10 @@ from posttrain.engine.step import Budget
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.heads import KEEP_BYTES
 from posttrain.models.learner import Learner
-from posttrain.models.loading import as_dtype, load_model, load_tokenizer, prepare_tokenizer
+from posttrain.models.loading import as_dtype, check_vocabulary, load_model, load_tokenizer, prepare_tokenizer
 from posttrain.models.lora import apply_lora, trainable_parameters
+from posttrain.models.score_loading import load_score_model, score_model_of, settle_pad_token
+from posttrain.models.scoring import ScoreLearner
 from posttrain.trainers.checks import Data, check_before_loading, check_positions, count_steps
 
 CUDA_TOKENS_PER_PASS = 16384  # halved as often as memory asks for it
@@ -32,7 +35,7 @@ CPU_TOKENS_PER_PASS = 1024  # more makes a CPU no faster; half takes 5% longer a
 class Assembled:
     """A learner on its machine, and the configuration with everything decided that was left open."""
 
-    learner: Learner
+    learner: Any  # Learner, or ScoreLearner for a model that gives scores
     runtime: Runtime
     budget: Budget
     config: TrainingConfig
@@ -89,7 +92,9 @@ def set_up_machine(config: TrainingConfig) -> Runtime:
     return Runtime(use_cpu=config.use_cpu)
 
 
-def load_onto(model: Any, device: torch.device, config: TrainingConfig) -> PreTrainedModel:
+def load_onto(
+    model: Any, device: torch.device, config: TrainingConfig, *, load: Callable[..., Any] = load_model
+) -> PreTrainedModel:
     """The model itself, or loaded by name or path, on the device."""
     if isinstance(model, str | os.PathLike):
         options = dict(config.model_init_kwargs or {})
@@ -98,7 +103,7 @@ def load_onto(model: Any, device: torch.device, config: TrainingConfig) -> PreTr
             raise ConfigError(f"dtype={config.dtype!r} and model_init_kwargs say the number type twice")
         if placed := [name for name in ("device", "device_map") if name in options]:
             raise ConfigError(f"model_init_kwargs[{placed[0]!r}]: the device follows from use_cpu and the processes")
-        model = load_model(
+        model = load(
             model,
             dtype=config.dtype or next(iter(dtypes), None),
             device=device,
@@ -128,11 +133,13 @@ def assemble(
     callbacks: Sequence[Any] | None = None,
     dropout: bool = True,
     room: int = 0,
+    scores: bool = False,
 ) -> Assembled:
     """The learner for this model, and the configuration with dtype, precision, budget and threads decided.
 
     Says what the data is, and checks everything that can be checked, before the model is loaded. `count(config, rows,
-    processes)` gives the steps of a run; `room` is the number of tokens that are written after a row.
+    processes)` gives the steps of a run; `room` is the number of tokens that are written after a row. With `scores` the
+    model is one that gives scores instead of log-probabilities.
     """
     runtime = set_up_machine(config)
     check_before_loading(
@@ -143,15 +150,20 @@ def assemble(
         if data is not None and runtime.is_main:
             print(data.report.text())
     device = runtime.device
-    model = load_onto(model, device, config)
-    notes = prepare_tokenizer(tokenizer, model)
-    model = apply_lora(model, peft_config)
+    if scores:
+        model = score_model_of(load_onto(model, device, config, load=load_score_model))
+        notes = check_vocabulary(tokenizer, model)
+        notes += settle_pad_token(model, tokenizer, asked=getattr(config, "pad_token", None) is not None)
+    else:
+        model = load_onto(model, device, config)
+        notes = prepare_tokenizer(tokenizer, model)
+    model = apply_lora(model, peft_config, task_type=TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM)
     if not trainable_parameters(model).trainable:
         raise ConfigError(
             "every parameter of the model is frozen: unfreeze some with requires_grad_, or pass a peft_config"
         )
     notes += check_positions(model, train, evaluation, room=room)
-    learner = Learner(model)
+    learner: Any = ScoreLearner(model) if scores else Learner(model)
     if not dropout:
         learner.switch_off_dropout()
     if config.gradient_checkpointing:
@@ -171,8 +183,8 @@ def assemble(
     notes += [
         str(trainable_parameters(model)),
         f"weights in {_name(model.dtype)}, computed in {_name(computed)} on {device} ({precision.reason})",
-        f"{learner.layout.name} layout, {'fused' if learner.fused_head else 'own'} head, "
-        f"at most {tokens:,} tokens a pass, {chosen['num_threads']} threads",
+        f"{learner.layout.name} layout, {learner.head_note}, at most {tokens:,} tokens a pass, "
+        f"{chosen['num_threads']} threads",
     ]
     if any(p.requires_grad and p.dtype != torch.float32 for p in model.parameters()):
         notes.append(

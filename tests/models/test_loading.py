@@ -185,7 +185,7 @@ def test_adapter_directory_is_put_onto_its_base(tiny_model_dir, tmp_path):
 
 
 def test_no_gpu(monkeypatch, tiny_model_dir):
-    monkeypatch.setattr("posttrain.models.loading._accelerator", lambda: None)
+    monkeypatch.setattr("posttrain.models.loading.accelerator", lambda: None)
     with pytest.raises(ModelError, match=r"sees no GPU"):
         load_model_and_tokenizer(tiny_model_dir("qwen2"), use_gpu=True)
 
