@@ -61,15 +61,15 @@ class Browser:
                 return dict(answer["result"])
             self.events.append(answer)
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Opens the file and waits until it is there and at rest."""
+    def open(self, page: Path | str, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+        """Opens the file or address and waits until it is there and at rest."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         ends = time.monotonic() + self.timeout_s
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next(ends - time.monotonic()))
@@ -79,6 +79,13 @@ class Browser:
         """The value of an expression in the page."""
         answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         return answer["result"].get("value")
+
+    def press(self, key: str, *, code: int = 0, modifiers: int = 0, text: str = "") -> None:
+        """A key goes down and up again; `modifiers` 1 is Alt, 2 Ctrl, 4 Meta, 8 Shift."""
+        text = text or (key if len(key) == 1 and not modifiers else "")
+        held = {"key": key, "modifiers": modifiers, "windowsVirtualKeyCode": code or ord(key[0].upper())}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **held)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **held)
 
     def requests(self) -> list[str]:
         """The addresses that were asked for since the page was opened."""
