@@ -60,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         is_evaluation,
         write_comparison,
     )
+    from posttrain.evaluation.drift import read_kl
 
     output = Path(command.output)
     try:
@@ -73,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
         notes.append(f"the drift is that of {directories[1] / DRIFT}, from the model which that was measured against")
     decision = None
     if gate is not None:
-        decision = decide_on(gate, before, after, path=command.after, kl=_kl(drift))
+        decision = decide_on(gate, before, after, path=command.after, kl=None if drift is None else read_kl(drift))
     comparison = Comparison(
         before=command.before,
         after=command.after,
@@ -106,7 +107,10 @@ def _measured(
         tasks = _tasks(command, gate)
 
         from posttrain.cli.measuring import measure, open_subject
+        from posttrain.evaluation.drift import neutral_texts
 
+        file = command.neutral or (None if gate is None else gate.neutral)
+        neutral = [] if file is None else neutral_texts(file)
         wanted = len(models) == 2 and (command.drift or (gate is not None and gate.max_kl is not None))
         opened = {}
         for side, model in models.items():
@@ -117,7 +121,10 @@ def _measured(
                 opened[side] = sampler
             del sampler
         if wanted:
-            drift = _drift(opened["before"], opened["after"], tasks, directories["after"] / DRIFT, command.seed)
+            drift = _drift(
+                opened["before"], opened["after"], tasks, directories["after"] / DRIFT,
+                neutral=neutral, seed=command.seed,
+            )  # fmt: skip
     if drift is None and (directories["after"] / DRIFT).is_file():
         drift = json.loads((directories["after"] / DRIFT).read_text(encoding="utf-8"))
     before, after = (read_evaluation(directories[side]) for side in names)
@@ -147,30 +154,27 @@ def _tasks(command: CompareCommand, gate: GateConfig | None) -> list[AnyTask]:
     return named_tasks(specs, limit=command.limit, include_path=command.include_path, home=home)
 
 
-def _drift(before: Any, after: Any, tasks: Sequence[AnyTask], path: Path, seed: int) -> dict[str, Any] | None:
-    """The drift on questions of the tasks that are answered, also written to drift.json; None without such tasks."""
+def _drift(
+    before: Any, after: Any, tasks: Sequence[AnyTask], path: Path, *, neutral: Sequence[str], seed: int
+) -> dict[str, Any] | None:
+    """The drift on neutral text and on questions of the tasks that are answered, also written to drift.json."""
     from posttrain.cli.measuring import note
     from posttrain.errors import ModelError
-    from posttrain.evaluation.drift import drift_between, drift_prompts, write_drift
+    from posttrain.evaluation.drift import PROMPTS, drift_between, drift_prompts, write_drift
 
     prompts, longest = drift_prompts(tasks)
-    if not prompts:
+    if not prompts and not neutral:
         return None
     try:
         found = drift_between(
-            before.model, after.model, after.tokenizer, prompts=prompts, max_new_tokens=longest, seed=seed
-        )
+            before.model, after.model, after.tokenizer, prompts=prompts, neutral=neutral, max_new_tokens=longest,
+            texts=PROMPTS, seed=seed,
+        )  # fmt: skip
     except ModelError as error:
         note(f"drift was not measured: {error}")
         return None
     write_drift(path, found)
     return {name: one.as_dict() for name, one in found.items()}
-
-
-def _kl(drift: Mapping[str, Any] | None) -> float | None:
-    """What the gate's max_kl is held against: KL(now || start) on prompts, a token."""
-    found = (drift or {}).get("prompts") or (drift or {}).get("neutral")
-    return None if found is None else found["kl_reverse"]["estimate"]
 
 
 def table(comparison: Comparison) -> list[str]:

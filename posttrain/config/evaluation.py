@@ -212,4 +212,7 @@ class CompareCommand(EvaluationFields):
         0.02, "Change one wants to see, as a share; how many questions it needs is told.", group=_WHAT, gt=0, lt=1
     )
     drift: bool = option(True, "Measure how far the second of two models is from the first.", group=_WHAT)
+    neutral: str | None = option(
+        None, "Text (.txt, or rows with a column text) that drift is measured on, too; none = the gate's.", group=_WHAT
+    )
     flips: int = option(3, "Flips to show each way.", group=_WHAT, ge=0)

@@ -35,7 +35,12 @@ class GateConfig(Config):
 
     targets: list[Target] = option([], "Tasks that must gain: task, min_gain.")
     retention: list[Retention] = option([], "Tasks that may not lose more than: task, max_loss.")
-    max_kl: float | None = option(None, "Drift from the start allowed, in nats a token; none = any.", gt=0)
+    max_kl: float | None = option(
+        None, "Drift from the start, in nats a token, below which it must surely be; none = any.", gt=0
+    )
+    neutral: str | None = option(
+        None, "File of text (.txt, or rows with a column text) that drift is measured on, too."
+    )
     level: float = option(0.95, "One minus the chance of promoting what lost too much.", gt=0.5, lt=1)
     tasks: str | list[Any] | None = option(None, "File or list of task definitions; none = tasks known by name.")
 
@@ -48,6 +53,8 @@ class GateConfig(Config):
         places = {".".join(map(str, key)): f"{os.fspath(path)} line {line}" for key, line in lines.items()}
         apply_overrides(values, overrides, places, cls.parse_field)
         home = Path(path).parent
+        if isinstance(neutral := values.get("neutral"), str):
+            values["neutral"] = _beside(neutral, home)
         if isinstance(tasks := values.get("tasks"), str | list):
             beside = [_beside(task, home) for task in ([tasks] if isinstance(tasks, str) else tasks)]
             values["tasks"] = beside[0] if isinstance(tasks, str) else beside

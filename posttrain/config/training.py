@@ -118,6 +118,17 @@ class TrainingConfig(Config):
         None, "A gate.yaml: checkpoints are measured, and only one that passes is promoted.", group=_WHEN
     )
 
+    drift_steps: float | None = option(
+        None,
+        "Steps between measurements of the drift from the start and of the answers' text; below 1 a share of all "
+        "steps, none = never.",
+        group=_WHEN,
+        gt=0,
+    )
+    drift_text: str | None = option(
+        None, "File of text (.txt, or rows with a column text) that drift is measured on, too.", group=_WHEN
+    )
+
     use_cpu: bool = option(False, "Keep to the CPU where there is a GPU.", group=_HOW)
     bf16: bool | None = option(None, "Compute in bfloat16; none = the faster one, measured.", group=_HOW)
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = option(
@@ -173,7 +184,7 @@ class TrainingConfig(Config):
                 "max_steps",
                 "max_steps=0 trains nothing; write -1 to train num_train_epochs, or a number of steps",
             )
-        for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
+        for name in ("logging_steps", "eval_steps", "save_steps", "drift_steps", "warmup_steps"):
             value = getattr(self, name)
             if value is not None and value > 1 and value != int(value):
                 yield (
@@ -190,6 +201,11 @@ class TrainingConfig(Config):
             yield "gate", "gate decides on checkpoints, and save_strategy='no' writes none; write save_strategy=steps"
         if self.gate is not None and self.save_total_limit is not None:
             yield "gate", "gate chooses among the checkpoints, and save_total_limit deletes them; leave the limit out"
+        if self.drift_text is not None and self.drift_steps is None:
+            yield (
+                "drift_text",
+                "drift_text has an effect only together with drift_steps; a gate names its own neutral text",
+            )
         if self.save_only_model and self.resume_from_checkpoint is True:
             yield (
                 "resume_from_checkpoint",

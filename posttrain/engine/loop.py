@@ -67,6 +67,8 @@ FREE_ON_RESUME = frozenset(
         "max_kl",
         "stop_on_alarm",
         "gate",
+        "drift_steps",
+        "drift_text",
     ]
 )
 
@@ -89,6 +91,9 @@ class Parts:
     read_model: Callable[[Path], None]  # restores the weights from it
     evaluate: Callable[[], dict[str, float]] | None = None
     measure: Callable[[int], dict[str, float]] | None = None  # the start (0), and each checkpoint about to be written
+    probe: Callable[[int], dict[str, float]] | None = (
+        None  # the start (0), and the model every `drift_steps`; of one process
+    )
     make_room: Callable[[], bool] | None = None
     needs: Sequence[str] = ()  # of the model in every step, beside the log-probabilities
     watch: Watch | None = None
@@ -136,6 +141,7 @@ class Loop:
         self.first_step = 0  # where this call began
         self._log_due = Interval(config.logging_strategy, config.logging_steps, max_steps)
         self._eval_due = Interval(config.eval_strategy, config.eval_steps or config.logging_steps, max_steps)
+        self._probe_due = Interval("steps", config.drift_steps, max_steps)
         self._save_due = Interval(config.save_strategy, config.save_steps, max_steps)
 
     def run(self, checkpoint: Path | None = None) -> float:
@@ -150,8 +156,9 @@ class Loop:
             if checkpoint is None and (old := set_aside(self.output_dir)) is not None:
                 self._console.say(f"{self.output_dir} held an earlier run: its checkpoints and metrics are in {old}.")
             self._file = MetricsFile(self.output_dir, after_step=self.state.global_step if checkpoint else None)
-            if self.parts.measure is not None and checkpoint is None:
-                self._record_measured(0)
+            for measure in (self.parts.measure, self.parts.probe):
+                if measure is not None and checkpoint is None:
+                    self._record_measured(measure, 0)
         self._tell("on_train_begin")
         if self.config.eval_on_start and checkpoint is None:
             self.evaluate()
@@ -216,6 +223,10 @@ class Loop:
             self._log(learning_rate)
         if self._eval_due.due(number, epoch_ended) or self._control.should_evaluate:
             self.evaluate()
+        if config.drift_steps is not None and (last or self._probe_due.due(number, epoch_ended)):
+            if parts.probe is not None:
+                self._record_measured(parts.probe, number)
+            parts.runtime.barrier()
         stopping = any(row[0] for row in parts.runtime.gather([float(stop.is_set())]))
         save_due = config.save_strategy != "no" and (last or self._save_due.due(number, epoch_ended))
         if save_due or stopping or self._control.should_save:
@@ -306,7 +317,7 @@ class Loop:
     def _save(self, *, measure: bool) -> None:
         parts, state = self.parts, self.state
         if parts.measure is not None and measure and parts.runtime.is_main:
-            self._record_measured(state.global_step)  # first, so that the log that is saved has it
+            self._record_measured(parts.measure, state.global_step)  # first, so that the log that is saved has it
         saved = None if self.config.save_only_model else self._state_dict()
         if parts.runtime.is_main:
             log = {
@@ -325,12 +336,11 @@ class Loop:
         self._control.should_save = False
         self._tell("on_save")
 
-    def _record_measured(self, step_: int) -> None:
+    def _record_measured(self, measure: Callable[[int], dict[str, float]], step_: int) -> None:
         """Measures the model of this step, which it is now, or the start, and records what came out."""
-        assert self.parts.measure is not None
         start, device = time.perf_counter(), self.parts.runtime.device
         before = random_state(device)  # what measures may draw, and a resumed run does not measure again
-        self.record(self.parts.measure(step_))
+        self.record(measure(step_))
         set_random_state(before, device)
         if step_ and self.parts.runtime.world_size == 1:  # several processes see it together, at the next log
             self._raise_alarms()

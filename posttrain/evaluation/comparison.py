@@ -180,20 +180,24 @@ def graded_alike(before: Sequence[Record], after: Sequence[Record], grader: str)
     return [first[row] for row in rows], [second[row] for row in rows]
 
 
-def decide_on(gate: GateConfig, before: Evaluation, after: Evaluation, *, path: str, kl: float | None) -> Decision:
+def decide_on(gate: GateConfig, before: Evaluation, after: Evaluation, *, path: str, kl: Interval | None) -> Decision:
     """The gate's decision on one model, compared with the one before on the questions that both graded.
 
     Raises DataError where the gate names a task that was not measured.
     """
     start: dict[str, list[float]] = {}
     now: dict[str, list[float]] = {}
+    left_out: dict[str, int] = {}
     for name in gate.task_names():
         if name in before and name in after:
             _require_same_questions(name, before[name], after[name])
             headline = graders_of(before[name])[:1]
             if headline:
                 start[name], now[name] = graded_alike(before[name], after[name], headline[0])
-    return decide(start, [Checkpoint(step=1, path=path, grades=now, kl=kl)], gate)
+                graded = question_grades([*before[name], *after[name]], headline[0])
+                left_out[name] = len(graded) - len(now[name])
+    drift = {} if kl is None else {"kl": kl.estimate, "kl_high": kl.high}
+    return decide(start, [Checkpoint(step=1, path=path, grades=now, **drift)], gate, left_out=left_out)
 
 
 def write_comparison(path: str | Path, comparison: Comparison) -> None:

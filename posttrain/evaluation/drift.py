@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,10 +20,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from posttrain.data.loading import load_rows
 from posttrain.errors import ConfigError, DataError, ModelError
 from posttrain.evaluation.tasks import AnyTask, Task
 from posttrain.models.divergence import MEMORY_BYTES, Divergence, Moment, divergence
 from posttrain.models.learner import Learner
+from posttrain.sampling.broken_text import text_metrics
 from posttrain.sampling.local import LocalSampler
 from posttrain.sampling.prompts import prompt_tokens
 from posttrain.stats import Interval, wilson
@@ -46,6 +50,8 @@ class Drift:
     entropy_after: float
     length_before: float | None  # mean of the greedy answers; None on text
     length_after: float | None
+    text_before: Mapping[str, float] | None = None  # `text_metrics` of the greedy answers; None on text
+    text_after: Mapping[str, float] | None = None
     texts: int
     tokens: int  # at which distributions were compared
 
@@ -109,6 +115,14 @@ class DriftProbe:
             found["neutral"] = self._on_text(now)
         return found
 
+    def start_text(self) -> dict[str, float]:
+        """The metrics of `text_metrics` for the start's greedy answers; none without prompts."""
+        if not self._prompts:
+            return {}
+        if self._before is None:
+            self._before = self._answers(self._start)
+        return _text(self._before[0])
+
     def _answers(self, moment: Moment) -> tuple[list[Completion], list[Completion]]:
         """The greedy and the drawn answers."""
         with moment.during(), self._options["autocast"]():
@@ -140,6 +154,8 @@ class DriftProbe:
             entropy_after=sum(new_entropy[1::2]) / sum(owns),
             length_before=_mean_length(before[0]),
             length_after=_mean_length(after[0]),
+            text_before=_text(before[0]),
+            text_after=_text(after[0]),
             texts=len(trees),
             tokens=sum(counts),
         )
@@ -188,14 +204,24 @@ def write_drift(path: str | Path, drift: Mapping[str, Drift]) -> None:
     aside.replace(path)
 
 
+def read_kl(drift: Mapping[str, Any]) -> Interval | None:
+    """What a gate's `max_kl` is held against, of what `drift.json` holds: KL(now || start), on prompts if measured."""
+    found = drift.get("prompts") or drift.get("neutral")
+    if found is None:
+        return None
+    known = {key: math.nan if value is None else value for key, value in found["kl_reverse"].items()}
+    return Interval(estimate=known["estimate"], low=known["low"], high=known["high"], n=int(known["n"]))
+
+
 def drift_metrics(drift: Mapping[str, Drift]) -> dict[str, float]:
-    """The estimates under names for a log: `drift/prompts/kl_forward` and so on."""
-    metrics = {}
+    """The estimates under names for a log: `drift/prompts/kl_forward` and so on, and `text_metrics` of the answers."""
+    metrics: dict[str, float] = {}
     for name, one in drift.items():
         for key, value in vars(one).items():
             value = value.estimate if isinstance(value, Interval) else value
-            if value is not None and key not in ("texts", "tokens"):
+            if isinstance(value, int | float) and key not in ("texts", "tokens"):
                 metrics[f"drift/{name}/{key}"] = float(value)
+        metrics |= one.text_after or {}
     return metrics
 
 
@@ -204,6 +230,20 @@ def drift_prompts(tasks: Sequence[AnyTask]) -> tuple[list[Prompt], int]:
     asked = [task for task in tasks if isinstance(task, Task) and task.chat_template]
     prompts: list[Prompt] = [task.messages(row) for task in asked for row in task.rows]
     return spread(prompts, PROMPTS), min(LONGEST, max((task.max_new_tokens for task in asked), default=LONGEST))
+
+
+def neutral_texts(path: str | os.PathLike[str]) -> list[str]:
+    """The paragraphs of a .txt, or the column `text` of a file of rows. Raises DataError naming the place."""
+    if Path(path).suffix == ".txt" and Path(path).is_file():
+        paragraphs = re.split(r"\n\s*\n", Path(path).read_text(encoding="utf-8"))
+        if texts := [paragraph.strip() for paragraph in paragraphs if paragraph.strip()]:
+            return texts
+        raise DataError(f"neutral: {os.fspath(path)} holds no text")
+    rows = load_rows(os.fspath(path), name="neutral")
+    for index, row in enumerate(rows):
+        if not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise DataError(f"{rows.where(index)}: column 'text' must hold a text, found {row.get('text')!r:.60}")
+    return [row["text"] for row in rows]
 
 
 def spread(items: Sequence[Item], count: int | None) -> list[Item]:
@@ -244,6 +284,10 @@ def _require_finite(sums: Sequence[float], leaves: int) -> None:
                 f"a model's probabilities are not finite on text {number}, so there is no drift to measure: its "
                 "weights were damaged. Take an earlier checkpoint"
             )
+
+
+def _text(completions: Sequence[Completion]) -> dict[str, float]:
+    return text_metrics([one.text for one in completions], [one.finish_reason for one in completions])
 
 
 def _mean_length(completions: Sequence[Completion]) -> float:

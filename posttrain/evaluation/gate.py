@@ -35,6 +35,7 @@ class Checkpoint:
     path: str
     grades: Grades
     kl: float | None = None  # nats a token from the start
+    kl_high: float | None = None  # the upper end of its interval; None: as measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class CheckpointResult:
     targets: tuple[TargetResult, ...]
     retention: tuple[RetentionResult, ...]
     kl: float | None
+    kl_high: float | None
     max_kl: float | None
     kl_passed: bool
 
@@ -97,6 +99,7 @@ class Decision:
     sentence: str
     promoted: str | None  # the path
     checkpoints: tuple[CheckpointResult, ...]  # by step
+    left_out: Mapping[str, int]  # task -> questions that one of the models has no grade for; nothing is known of them
 
     def as_dict(self) -> dict[str, Any]:
         """What `gate.json` holds; a number that is not finite is None."""
@@ -104,10 +107,14 @@ class Decision:
         return plain
 
 
-def decide(start: Grades, checkpoints: Sequence[Checkpoint], gate: GateConfig) -> Decision:
+def decide(
+    start: Grades, checkpoints: Sequence[Checkpoint], gate: GateConfig, *, left_out: Mapping[str, int] | None = None
+) -> Decision:
     """The gate's decision on all checkpoints of a run, each compared with the start on the same questions.
 
     Pass every checkpoint that was measured, and not the start: the chance of an error is shared among them.
+    `left_out` counts the questions of each task that are in no grades since one of the models could not be judged on
+    them; the decision says so.
     Retention is tested from the first checkpoint to the last and gains from the last to the first, by
     `stats.fallback`.
     Raises DataError where a task or the drift was not measured, or not on the same questions.
@@ -135,9 +142,10 @@ def decide(start: Grades, checkpoints: Sequence[Checkpoint], gate: GateConfig) -
     return Decision(
         status=status,
         verdict=verdicts[status],
-        sentence=sentence(results, best),
+        sentence=sentence(results, best, left_out or {}),
         promoted=None if best is None else best.path,
         checkpoints=results,
+        left_out={task: count for task, count in (left_out or {}).items() if count},
     )
 
 
@@ -178,7 +186,8 @@ def _result(
     retention = tuple(
         _retention(r.task, r.max_loss, start[r.task], checkpoint.grades[r.task], alpha) for r in gate.retention
     )
-    kl_passed = gate.max_kl is None or (checkpoint.kl is not None and checkpoint.kl <= gate.max_kl)
+    kl = checkpoint.kl if checkpoint.kl_high is None else checkpoint.kl_high
+    kl_passed = gate.max_kl is None or (kl is not None and kl <= gate.max_kl)
     return CheckpointResult(
         step=checkpoint.step,
         path=checkpoint.path,
@@ -186,6 +195,7 @@ def _result(
         targets=targets,
         retention=retention,
         kl=checkpoint.kl,
+        kl_high=checkpoint.kl_high,
         max_kl=gate.max_kl,
         kl_passed=kl_passed,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +11,14 @@ if TYPE_CHECKING:
 _NAMED = 3  # tasks named one by one before the rest is counted
 
 
-def sentence(results: Sequence[CheckpointResult], best: CheckpointResult | None) -> str:
-    """One to three sentences; `best` is the promoted checkpoint."""
+def sentence(results: Sequence[CheckpointResult], best: CheckpointResult | None, left_out: Mapping[str, int]) -> str:
+    """One to four sentences; `best` is the promoted checkpoint, `left_out` what could not be compared."""
+    missing = [f"{count:,} of {task}" for task, count in left_out.items() if count]
+    unjudged = f" Questions left out, since an answer to them could not be judged: {', '.join(missing)}."
+    return _verdict(results, best) + (unjudged if missing else "")
+
+
+def _verdict(results: Sequence[CheckpointResult], best: CheckpointResult | None) -> str:
     last = results[-1]
     if best is None:
         if len(results) == 1:
@@ -43,7 +49,7 @@ def _merits(result: CheckpointResult) -> str:
     if len(by_loss) > _NAMED:
         parts.append(f"{len(by_loss) - _NAMED} more tasks stayed within their limits")
     if result.max_kl is not None and result.kl is not None:
-        parts.append(f"it drifted {result.kl:.3g} nats a token from the start ({result.max_kl:g} allowed)")
+        parts.append(f"it drifted {_drift(result)} from the start ({result.max_kl:g} allowed)")
     return "; ".join(parts)
 
 
@@ -59,11 +65,17 @@ def _failures(result: CheckpointResult) -> str:
     """What a checkpoint failed on, after "it" or "which"."""
     parts = [_lost(r) for r in result.retention if not r.passed] + [_missed(t) for t in result.targets if not t.passed]
     if not result.kl_passed and result.max_kl is not None:
-        drift = "an unknown distance" if result.kl is None else f"{result.kl:.3g} nats a token"
-        parts.append(f"drifted {drift} from the start, where {result.max_kl:g} are allowed")
+        parts.append(f"drifted {_drift(result)} from the start, where {result.max_kl:g} are allowed")
     if len(parts) > _NAMED + 1:
         parts = [*parts[:_NAMED], f"failed on {len(parts) - _NAMED} more counts"]
     return ", and ".join(parts)
+
+
+def _drift(result: CheckpointResult) -> str:
+    if result.kl is None:
+        return "an unknown distance"
+    high = "" if result.kl_high is None else f", at most {result.kl_high:.3g},"
+    return f"{result.kl:.3g} nats a token{high}"
 
 
 def _lost(r: RetentionResult) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from posttrain.evaluation import AnyTask, Task, evaluate, write_scores
 from posttrain.evaluation.definitions import load_tasks
 from posttrain.evaluation.drift import FILE as DRIFT
-from posttrain.evaluation.drift import drift_between, drift_prompts, write_drift
+from posttrain.evaluation.drift import PROMPTS, drift_between, drift_prompts, neutral_texts, write_drift
 from posttrain.evaluation.results import SCORES as SCORES
 from posttrain.recipes.stage_key import path_identity
 
@@ -100,16 +100,19 @@ def evaluate_stage(
     batch_size: int = 64,
     trust_remote_code: bool = False,
     drift_from: str | None = None,
+    neutral: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The scores {task: {grader: {estimate, low, high, n}}}, also written to `scores.json` in the directory.
 
     Beside it lies one JSONL of records per task; an interrupted call is gone on with. `progress` is told the task, the
-    samples done and how many. With `drift_from`, how far the model moved from that one is written to `drift.json`.
+    samples done and how many. With `drift_from`, how far the model moved from that one, on the tasks' questions and on
+    the file of `neutral` text, is written to `drift.json`.
     """
     from posttrain.models.loading import load_model_and_tokenizer
 
     chosen = named_tasks(tasks)  # a wrong name is found before the model loads
+    texts = [] if neutral is None else neutral_texts(neutral)
     directory = Path(directory)
     loaded, tokenizer = load_model_and_tokenizer(model, device=None, trust_remote_code=trust_remote_code)
     made_with = {"model": model, "weights": path_identity(model)}
@@ -129,7 +132,9 @@ def evaluate_stage(
     if drift_from is not None:
         start, _ = load_model_and_tokenizer(drift_from, device=None, trust_remote_code=trust_remote_code)
         prompts, longest = drift_prompts(chosen)
-        drift = drift_between(start, loaded, tokenizer, prompts=prompts, max_new_tokens=longest, seed=seed)
+        drift = drift_between(
+            start, loaded, tokenizer, prompts=prompts, neutral=texts, texts=PROMPTS, max_new_tokens=longest, seed=seed
+        )
         write_drift(directory / DRIFT, drift)
     return write_scores(directory, results)
 

@@ -30,7 +30,9 @@ def gate_lines(gate: Mapping[str, Any]) -> list[GateLine]:
         kl, max_kl = number(one.get("kl")), number(one.get("max_kl"))
         drift = []
         if max_kl is not None:
-            drift.append((f"{short(kl)} of {short(max_kl)} nats", one.get("kl_passed") is True))
+            high = number(one.get("kl_high"))
+            found = short(kl) if high is None else f"{short(kl)} (at most {short(high)})"
+            drift.append((f"{found} of {short(max_kl)} nats", one.get("kl_passed") is True))
         lines.append(
             GateLine(
                 step=f"step {one.get('step', DASH)}",

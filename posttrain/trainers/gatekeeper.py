@@ -16,17 +16,15 @@ from posttrain.evaluation import AnyTask, PerplexityTask, Result, evaluate, writ
 from posttrain.evaluation.comparison import read_evaluation
 from posttrain.evaluation.definitions import load_tasks
 from posttrain.evaluation.drift import FILE as DRIFT
-from posttrain.evaluation.drift import DriftProbe, drift_metrics, drift_prompts, write_drift
+from posttrain.evaluation.drift import read_kl
 from posttrain.evaluation.gate import Checkpoint, Decision, decide, too_small_sets
 from posttrain.evaluation.results import graders_of, question_grades
 from posttrain.evaluation.run import task_settings
-from posttrain.models.divergence import Moment
 from posttrain.models.reference import StartingWeights, content_hash
-from posttrain.sampling.broken_text import text_metrics
 from posttrain.trainers.assembly import Assembled
+from posttrain.trainers.drifting import DriftWatch, step_folder
 
 GATE = "gate.json"
-FOLDER = "evaluation"
 MEASURED = "measured.json"  # of what, and the metrics; written last
 
 
@@ -38,21 +36,23 @@ class Gatekeeper:
     """
 
     def __init__(
-        self, gate: GateConfig, tasks: Sequence[AnyTask], assembled: Assembled, tokenizer: Any, start: StartingWeights
+        self,
+        gate: GateConfig,
+        tasks: Sequence[AnyTask],
+        assembled: Assembled,
+        tokenizer: Any,
+        start: StartingWeights,
+        drift: DriftWatch | None,
     ) -> None:
         self._gate, self._tasks = gate, tasks
         self._assembled, self._tokenizer = assembled, tokenizer
         self._output_dir = Path(assembled.config.output_dir)
-        self._start = Moment(learner=assembled.learner, during=start)
-        prompts, longest = drift_prompts(tasks)
-        self._probe = None
-        if prompts:
-            self._probe = DriftProbe(
-                self._start, tokenizer, prompts=prompts, max_new_tokens=longest, seed=assembled.config.seed,
-                max_tokens=assembled.budget.max_tokens, autocast=assembled.runtime.autocast,
-            )  # fmt: skip
-        elif gate.max_kl is not None:
-            raise ConfigError("the gate's max_kl is measured on answers, and none of its tasks is answered in a chat")
+        self._start, self._drift = start, drift
+        if drift is None and gate.max_kl is not None:
+            raise ConfigError(
+                "the gate's max_kl is measured on answers or on text: none of its tasks is answered in a chat, and it "
+                "names no neutral text"
+            )
 
     def warnings(self) -> list[str]:
         """What the tasks are too small to show."""
@@ -62,7 +62,7 @@ class Gatekeeper:
     def measure(self, step: int) -> dict[str, float]:
         """The metrics of the model as it is, to be saved as this step's checkpoint; step 0 is the start of the run."""
         folder = self._folder(step)
-        with self._start.during() if step == 0 else nullcontext():
+        with self._start() if step == 0 else nullcontext():
             made_of = self._made_of()
             stored = _stored(folder)
             if stored.get("made_of") == made_of:
@@ -70,10 +70,8 @@ class Gatekeeper:
             shutil.rmtree(folder, ignore_errors=True)  # of other weights or questions, or half of it
             results = self._evaluate(folder)
             metrics = self._metrics(results)
-            if self._probe is not None and step > 0:
-                drift = self._probe(Moment(learner=self._assembled.learner))
-                write_drift(folder / DRIFT, drift)
-                metrics |= drift_metrics(drift)
+            if self._drift is not None:
+                metrics |= self._drift.measure(step)
         write_scores(folder, results)
         (folder / MEASURED).write_text(json.dumps({"made_of": made_of, "metrics": metrics}, indent=1) + "\n")
         return metrics
@@ -90,9 +88,6 @@ class Gatekeeper:
         for result in results:
             name = f"{'retention' if result.name in retained else 'target'}/{result.name}"
             metrics |= {name: result.correct, f"{name}/n": float(result.n)}
-        answers = [record for result in results for record in result.records if record.finish_reason]
-        if answers:
-            metrics |= text_metrics([r.completion for r in answers], [r.finish_reason for r in answers])
         return metrics
 
     def _evaluate(self, folder: Path) -> list[Result]:
@@ -108,35 +103,38 @@ class Gatekeeper:
         self.measure(0)  # read, unless the gate was added when the run was resumed
         paths = {int(path.name.split("-")[1]): path for path in checkpoints(self._output_dir)}
         steps = [step for step in paths if _stored(self._folder(step))]
-        grades = self._grades([0, *steps])
+        grades, left_out = self._grades([0, *steps])
         decision = decide(
-            grades[0],
-            [Checkpoint(step=n, path=str(paths[n]), grades=grades[n], kl=self._kl(n)) for n in steps],
-            self._gate,
+            grades[0], [self._checkpoint(n, paths[n], grades[n]) for n in steps], self._gate, left_out=left_out
         )
         (self._output_dir / GATE).write_text(json.dumps(decision.as_dict(), indent=2) + "\n")
         return decision
 
-    def _grades(self, steps: Sequence[int]) -> dict[int, dict[str, list[float]]]:
-        """For each step the grades of each task of the gate, on the questions that were graded at all of them."""
+    def _checkpoint(self, step: int, path: Path, grades: Mapping[str, Sequence[float]]) -> Checkpoint:
+        file = self._folder(step) / DRIFT
+        kl = read_kl(json.loads(file.read_text())) if file.is_file() else None
+        drift = {} if kl is None else {"kl": kl.estimate, "kl_high": kl.high}
+        return Checkpoint(step=step, path=str(path), grades=grades, **drift)
+
+    def _grades(self, steps: Sequence[int]) -> tuple[dict[int, dict[str, list[float]]], dict[str, int]]:
+        """For each step the grades of each task of the gate, on the questions that were graded at all of them.
+
+        And for each task how many questions were graded at some only.
+        """
         records = {step: read_evaluation(self._folder(step)) for step in steps}
         grades: dict[int, dict[str, list[float]]] = {step: {} for step in steps}
+        left_out: dict[str, int] = {}
         for task in self._gate.task_names():
             headline = next(iter(graders_of(records[0][task])), "")
             found = {step: question_grades(records[step][task], headline) for step in steps}
             rows = sorted(set.intersection(*(set(of_step) for of_step in found.values())))
+            left_out[task] = len(set.union(*(set(of_step) for of_step in found.values()))) - len(rows)
             for step in steps:
                 grades[step][task] = [found[step][row] for row in rows]
-        return grades
-
-    def _kl(self, step: int) -> float | None:
-        file = self._folder(step) / DRIFT
-        if not file.is_file():
-            return None
-        return float(json.loads(file.read_text())["prompts"]["kl_reverse"]["estimate"])
+        return grades, left_out
 
     def _folder(self, step: int) -> Path:
-        return self._output_dir / FOLDER / f"step-{step}"
+        return step_folder(self._output_dir, step)
 
 
 def _stored(folder: Path) -> dict[str, Any]:

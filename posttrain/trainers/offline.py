@@ -11,6 +11,7 @@ from posttrain.engine.step import LossFunction
 from posttrain.sources.offline import OfflineSource
 from posttrain.trainers.assembly import Assembled
 from posttrain.trainers.checks import count_steps, rows_per_step
+from posttrain.trainers.drifting import training_prompts
 from posttrain.trainers.guards import OfflineGuards
 from posttrain.trainers.trainer import Plan
 from posttrain.types import Batch, Segment
@@ -54,6 +55,7 @@ def offline_plan(
             batch.units.update(dict.fromkeys(batch.units, 0.0))
         return evaluate_loss(assembled.learner, batch, loss, runtime=runtime, max_tokens=assembled.budget.max_tokens)
 
+    seen = train if evaluation is None else evaluation
     return Plan(
         source=source if train is not None else None,
         max_steps=count_steps(config, len(train.trees), runtime.world_size) if train is not None else 0,
@@ -61,4 +63,5 @@ def offline_plan(
         loss=loss,
         evaluate=evaluate if evaluation is not None else None,
         watch=watch or OfflineGuards(),
+        prompts=None if seen is None else lambda: training_prompts(seen.trees),
     )

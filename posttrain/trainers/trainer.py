@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
@@ -25,6 +26,7 @@ from posttrain.engine.optimizers import make_optimizer, make_scheduler
 from posttrain.engine.step import LossFunction
 from posttrain.errors import ConfigError
 from posttrain.evaluation import AnyTask
+from posttrain.evaluation.drift import drift_prompts, neutral_texts
 from posttrain.evaluation.gate import Decision
 from posttrain.models.lora import load_adapter, save_adapter
 from posttrain.models.quiet import no_progress_bars
@@ -32,8 +34,9 @@ from posttrain.models.reference import StartingWeights
 from posttrain.models.saving import save_model
 from posttrain.trainers.assembly import Assembled
 from posttrain.trainers.checks import Report, rows_per_step
+from posttrain.trainers.drifting import DriftWatch, chosen_prompts
 from posttrain.trainers.gatekeeper import Gatekeeper, gate_tasks
-from posttrain.types import Source
+from posttrain.types import Prompt, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,11 @@ class Plan:
     watch: Watch | None = None
     stop_on: frozenset[str] = frozenset()
     start: StartingWeights | None = None  # where the plan keeps them for itself
+    prompts: Callable[[], Sequence[Prompt]] | None = None  # tokens, to see drift by; None: nothing is written
+    learner: Any = None  # what is trained where it is more than the assembled learner: a policy with its value model
+    optimizer: Callable[[], Optimizer] | None = None  # where its parts have learning rates of their own
+    write_beside: Callable[[Path], None] | None = None  # what a checkpoint holds beside the model
+    read_beside: Callable[[Path], None] | None = None
 
 
 class Trainer:
@@ -66,7 +74,8 @@ class Trainer:
         self.args: TrainingConfig = assembled.config
         self.processing_class = tokenizer
         self.state = TrainerState()
-        self._learner, self._runtime, self._measured = assembled.learner, assembled.runtime, assembled.measured
+        self._learner = assembled.learner if plan.learner is None else plan.learner
+        self._runtime, self._measured = assembled.runtime, assembled.measured
         self._assembled, self._budget, self._plan = assembled, assembled.budget, plan
         self.data_report = plan.report
         self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
@@ -76,7 +85,7 @@ class Trainer:
         self.decision: Decision | None = None  # of the gate, when there is one and the run is over
         gate = self.args.gate
         self._gate = None if gate is None else GateConfig.from_yaml(gate)
-        measures = gate is not None and self._runtime.is_main
+        measures = (gate is not None or self.args.drift_steps is not None) and self._runtime.is_main
         self._start = (plan.start or StartingWeights(self.model)) if measures else None
         self.say(*assembled.notes)
 
@@ -101,8 +110,10 @@ class Trainer:
             raise ConfigError("train() needs a train_dataset")
         which = resume_from_checkpoint if resume_from_checkpoint is not None else config.resume_from_checkpoint
         checkpoint = find_checkpoint(Path(config.output_dir), which) if which else None
-        gatekeeper = self._gatekeeper()
-        optimizer = self._optimizers[0] or make_optimizer(self._learner.parameters(), config)
+        tasks = [] if self._gate is None else gate_tasks(self._gate, self.named_tasks)
+        drift = self._drift_watch(tasks)
+        gatekeeper = self._gatekeeper(tasks, drift)
+        optimizer = self._optimizers[0] or self._make_optimizer()
         scheduler = self._optimizers[1] or make_scheduler(optimizer, config, plan.max_steps)
         loop = Loop(
             Parts(
@@ -118,6 +129,7 @@ class Trainer:
                 needs=plan.needs,
                 evaluate=plan.evaluate,
                 measure=gatekeeper.measure if gatekeeper is not None else None,
+                probe=drift.measure if drift is not None and config.drift_steps is not None else None,
                 watch=plan.watch,
                 stop_on=plan.stop_on,
                 make_room=self._make_room,
@@ -161,11 +173,36 @@ class Trainer:
             self._promote(gatekeeper)
         return TrainOutput(self.state.global_step, loss, metrics)
 
-    def _gatekeeper(self) -> Gatekeeper | None:
+    def _drift_watch(self, tasks: Sequence[AnyTask]) -> DriftWatch | None:
+        """Sees drift on what the gate asks, else on what is trained; None where nobody wants to know."""
+        if self._start is None:
+            return None
+        if self._gate is not None:
+            prompts, longest = drift_prompts(tasks)
+            files = {self._gate.neutral, self.args.drift_text}
+        else:
+            if self._plan.prompts is None:
+                raise ConfigError("drift_steps: this model writes no answers that could drift; leave it out")
+            positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+            prompts, longest = chosen_prompts(self._plan.prompts(), positions)
+            files = {self.args.drift_text}
+        neutral = [text for file in sorted(file for file in files if file is not None) for text in neutral_texts(file)]
+        if not prompts and not neutral:
+            if self.args.drift_steps is None:
+                return None
+            raise ConfigError(
+                "drift_steps: nothing asks for an answer here; name a file of neutral text in drift_text, or leave "
+                "drift_steps out"
+            )
+        return DriftWatch(
+            self._assembled, self.processing_class, self._start, prompts=prompts, neutral=neutral,
+            max_new_tokens=longest,
+        )  # fmt: skip
+
+    def _gatekeeper(self, tasks: Sequence[AnyTask], drift: DriftWatch | None) -> Gatekeeper | None:
         if self._gate is None or self._start is None:
             return None
-        tasks = gate_tasks(self._gate, self.named_tasks)
-        keeper = Gatekeeper(self._gate, tasks, self._assembled, self.processing_class, self._start)
+        keeper = Gatekeeper(self._gate, tasks, self._assembled, self.processing_class, self._start, drift)
         self.say(*keeper.warnings())
         return keeper
 
@@ -201,6 +238,10 @@ class Trainer:
             self.say(*notes)
         self._runtime.barrier()
 
+    def _make_optimizer(self) -> Optimizer:
+        made = self._plan.optimizer
+        return make_optimizer(self._learner.parameters(), self.args) if made is None else made()
+
     def _make_room(self) -> bool:
         """Recomputes activations from now on, unless that is what is done already."""
         if self.args.gradient_checkpointing or not self.model.supports_gradient_checkpointing:
@@ -218,6 +259,8 @@ class Trainer:
                 self.processing_class.save_pretrained(directory)
             else:
                 save_model(self.model, self.processing_class, directory)
+        if self._plan.write_beside is not None:
+            self._plan.write_beside(directory)
 
     def _read_checkpoint(self, directory: Path) -> None:
         model = self.model
@@ -227,3 +270,5 @@ class Trainer:
             else:
                 saved = type(model).from_pretrained(directory, dtype=model.dtype)
                 model.load_state_dict(saved.state_dict())
+        if self._plan.read_beside is not None:
+            self._plan.read_beside(directory)

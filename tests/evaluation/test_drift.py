@@ -170,9 +170,11 @@ def test_the_file_and_the_log_have_their_names(tmp_path):
     read = json.loads((tmp_path / "drift.json").read_text())
     assert set(read) == {"prompts", "neutral"}
     names = {"kl_forward", "kl_reverse", "changed_greedy", "entropy_before", "entropy_after", "length_before"}
-    assert set(read["neutral"]) == names | {"length_after", "texts", "tokens"}
+    assert set(read["neutral"]) == names | {"length_after", "texts", "tokens", "text_before", "text_after"}
     assert read["prompts"]["kl_forward"]["low"] is None  # one prompt has no interval, and JSON no NaN
     assert read["neutral"]["kl_forward"]["high"] == found["neutral"].kl_forward.high
     metrics = drift_metrics(found)
     assert metrics["drift/prompts/kl_forward"] == found["prompts"].kl_forward.estimate
     assert "drift/neutral/length_after" not in metrics
+    assert metrics["generation/empty"] == read["prompts"]["text_after"]["generation/empty"]
+    assert read["neutral"]["text_after"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -156,13 +157,41 @@ def test_graded_answers_are_decided_on_too() -> None:
     assert decide(start, [badly], gate).status == 4
 
 
+def test_the_whole_interval_of_the_drift_must_be_within_the_budget() -> None:
+    def drifted(high: float | None) -> Checkpoint:
+        return dataclasses.replace(after(100, named=45, kl=0.4), kl_high=high)
+
+    assert decide(START, [drifted(None)], GATE).status == 0  # without an interval, as measured
+    assert decide(START, [drifted(0.5)], GATE).status == 0
+    decision = decide(START, [drifted(0.51)], GATE)
+    assert decision.status == 4
+    assert "drifted 0.4 nats a token, at most 0.51, from the start, where 0.5 are allowed" in decision.sentence
+
+
+def test_questions_that_could_not_be_compared_are_counted() -> None:
+    decision = decide(START, [after(100, named=45)], GATE, left_out={"name": 0, "facts": 3})
+    assert decision.sentence.endswith("Questions left out, since an answer to them could not be judged: 3 of facts.")
+    assert decision.as_dict()["left_out"] == {"facts": 3}
+    assert "left out" not in decide(START, [after(100, named=45)], GATE).sentence
+
+
 def test_the_decision_is_plain_json() -> None:
     written = json.loads(
         json.dumps(decide(START, [after(100, named=45, kl=math.inf)], GATE).as_dict(), allow_nan=False)
     )
-    assert {"status", "verdict", "sentence", "promoted", "checkpoints"} == written.keys()
+    assert {"status", "verdict", "sentence", "promoted", "checkpoints", "left_out"} == written.keys()
     checkpoint = written["checkpoints"][0]
-    assert {"step", "path", "passed", "targets", "retention", "kl", "max_kl", "kl_passed"} == checkpoint.keys()
+    assert {
+        "step",
+        "path",
+        "passed",
+        "targets",
+        "retention",
+        "kl",
+        "kl_high",
+        "max_kl",
+        "kl_passed",
+    } == checkpoint.keys()
     assert (checkpoint["kl"], checkpoint["kl_passed"]) == (None, False)
     assert {"task", "min_gain", "gain", "passed"} <= checkpoint["targets"][0].keys()
     assert {"task", "max_loss", "loss", "passed", "too_small", "n", "needed"} <= checkpoint["retention"][0].keys()
