@@ -9,6 +9,7 @@ from pathlib import Path
 
 from posttrain.embedded.grading import grade
 from posttrain.embedded.identity import names, well_formed
+from posttrain.embedded.neutral import neutral_text
 from posttrain.embedded.sets import arithmetic, battery, chat_rows, identity_prompts, word_problems
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "identity_prompts",
     "model_path",
     "names",
+    "neutral_text",
     "well_formed",
     "word_problems",
 ]

@@ -14,8 +14,8 @@ def write_world(
     """The stage's outputs: `model` (the embedded one, or the path or name given) and `data`, a directory.
 
     The directory gets `chat.jsonl` (conversations for SFT, drawn with the seed), `identity_prompts.jsonl` (questions
-    for preference pairs) and `word_problems.jsonl` (problems with their answers, for reinforcement learning); none of
-    these is a test question.
+    for preference pairs), `word_problems.jsonl` (problems with their answers, for reinforcement learning) and
+    `neutral.jsonl` (stories, to measure drift on); none of these is a test question.
     """
     from posttrain import embedded
 
@@ -24,6 +24,7 @@ def write_world(
     _write_rows(directory / "identity_prompts.jsonl", embedded.identity_prompts("train"))
     problems = embedded.word_problems("train", problem_rows, seed=seed)
     _write_rows(directory / "word_problems.jsonl", (row | {"prompt": _asked(row["prompt"])} for row in problems))
+    _write_rows(directory / "neutral.jsonl", embedded.neutral_text())
     return {"model": embedded.model_path() if model is None else model, "data": str(directory)}
 
 
