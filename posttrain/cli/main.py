@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sft": ("posttrain.cli.train", "sft", "supervised fine-tuning on conversations or completions"),
     "dpo": ("posttrain.cli.train", "dpo", "preference training on chosen and rejected answers"),
     "grpo": ("posttrain.cli.train", "grpo", "online reinforcement learning with rewards of your own"),
+    "ppo": ("posttrain.cli.train", "ppo", "the same with a value model: an advantage for every token"),
     "data": ("posttrain.cli.data", "run", "make data worth training on: convert, filter, distill, pair, lint ..."),
     "offline-rl": ("posttrain.cli.train", "offline_rl", "reinforcement learning from answers that have rewards"),
     "sample": ("posttrain.cli.sample", "run", "answer a file of prompts, with a model here or behind an endpoint"),

@@ -36,7 +36,7 @@ A recipe:
       model: ${{sft.model}}
       train_dataset: pairs.jsonl
 
-Methods: embedded, sft, dpo, grpo, pairs_correct, evaluate."""
+Methods: embedded, sft, dpo, grpo, ppo, offline_rl, pairs_correct, evaluate."""
 
 
 def run(arguments: Sequence[str]) -> int:

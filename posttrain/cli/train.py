@@ -1,4 +1,4 @@
-"""`posttrain sft`, `dpo` and `grpo`: one training run, its flags made from its configuration."""
+"""`posttrain sft`, `dpo`, `grpo` and others: one training run, its flags made from its configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.cli.flags import help_text, parse, read
-from posttrain.config.command import CommandFields, DPOCommand, GRPOCommand, OfflineRLCommand, SFTCommand
+from posttrain.config.command import (
+    CommandFields,
+    DPOCommand,
+    GRPOCommand,
+    OfflineRLCommand,
+    PPOCommand,
+    SFTCommand,
+)
 
 _SHOWN = {"model": "MODEL", "train_dataset": "FILE", "reward_funcs": "REWARD"}  # what the usage line calls them
 
@@ -32,6 +39,11 @@ posttrain offline-rl --model out/model --train_dataset grpo/samples.jsonl --outp
     --loss_type topr --beta 0.05
 posttrain offline-rl --config offline.yaml --control shuffled-reward --output_dir offline-control"""
 
+_PPO = """\
+posttrain ppo --model out/model --train_dataset problems.jsonl --output_dir ppo \\
+    --reward_funcs reward/model boxed_answer --reward_weights 1 0.5
+posttrain ppo --config ppo.yaml --kl_coef 0.02 --num_mini_batches 4"""
+
 
 def sft(arguments: Sequence[str]) -> int:
     """The exit code of supervised fine-tuning."""
@@ -49,6 +61,16 @@ def dpo(arguments: Sequence[str]) -> int:
         "conversations. The trained model is written to OUTPUT_DIR/model."
     )
     return _command("dpo", DPOCommand, arguments, about, _DPO)
+
+
+def ppo(arguments: Sequence[str]) -> int:
+    """The exit code of PPO."""
+    about = (
+        "Online reinforcement learning with a value model (PPO). Rows are those of grpo; a reward is a function or a "
+        "reward model's directory. The trained model is written to OUTPUT_DIR/model, every completion with the value "
+        "and advantage of its tokens to OUTPUT_DIR/samples.jsonl."
+    )
+    return _command("ppo", PPOCommand, arguments, about, _PPO)
 
 
 def grpo(arguments: Sequence[str]) -> int:

@@ -10,11 +10,13 @@ from posttrain.config.dpo import DPOConfig
 from posttrain.config.grpo import GRPOConfig
 from posttrain.config.names import Fixed, now, synonym
 from posttrain.config.offline_rl import OfflineRLConfig
+from posttrain.config.ppo import PPOConfig
 from posttrain.config.sft import SFTConfig
 from posttrain.config.training import TrainingConfig
 from posttrain.errors import nearest
 
 _WHAT, _LORA = "Model and data", "LoRA"
+_OF_THE_COMMAND = ("reward_funcs", "ref_model", "value_model")  # arguments of a trainer that a command has as fields
 _REWARD_HINT = "write a built-in name such as boxed_answer, or file.py:function"
 _QUANTISED = "quantised weights are not trained here; use_peft=true alone saves most of the memory"
 _LORA_ONLY = "it belongs to another kind of adapter; LoRA is what is offered"
@@ -39,6 +41,13 @@ _UNSUPPORTED = {
     "dataset_test_split": "pass a file as eval_dataset",
     "dataset_config": "pass a file",
     "dataset_streaming": "rows are read once; leave it out",
+}
+_OTHER_REWARDS = {
+    "reward_func": "write reward_funcs",
+    **dict.fromkeys(
+        ("reward_model", "reward_model_path", "reward_model_name_or_path"),
+        "write reward_funcs, which takes a reward model's directory as well as file.py:function",
+    ),
 }
 
 
@@ -120,17 +129,8 @@ class DPOCommand(CommandFields, DPOConfig):
         return DPOConfig(**_shared(self, DPOConfig))
 
 
-class GRPOCommand(CommandFields, GRPOConfig):
-    """`posttrain grpo` and the method grpo of a recipe."""
-
-    renamed: ClassVar = {**GRPOConfig.renamed, **_RENAMED}
-    fixed: ClassVar = {**GRPOConfig.fixed, **_FIXED}
-    unsupported: ClassVar = {
-        **{name: why for name, why in GRPOConfig.unsupported.items() if name != "reward_funcs"},
-        **_UNSUPPORTED,
-        "reward_func": "write reward_funcs",
-        "reward_model_name_or_path": "a reward is a function here; write reward_funcs=file.py:function",
-    }
+class RewardFields(CommandFields):
+    """What the training commands on answers of one's own say of their rewards."""
 
     reward_funcs: list[str] = option(
         ..., "Rewards: built-in names, or functions as file.py:function or package.module:function.", group=_WHAT
@@ -151,10 +151,10 @@ class GRPOCommand(CommandFields, GRPOConfig):
             yield "reward_funcs", f"reward_funcs={names!r} names no reward; {_REWARD_HINT}"
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield "reward_funcs", f"reward_funcs names {name!r} twice; give it a weight in reward_weights"
-        if self.reward_weights is not None and len(self.reward_weights) != len(names):
+        if (weights := getattr(self, "reward_weights", None)) is not None and len(weights) != len(names):
             yield (
                 "reward_weights",
-                f"reward_weights has {len(self.reward_weights)} values for {len(names)} rewards ({', '.join(names)}); "
+                f"reward_weights has {len(weights)} values for {len(names)} rewards ({', '.join(names)}); "
                 "give one weight for each",
             )
         for name in self.reward_options or {}:
@@ -169,9 +169,44 @@ class GRPOCommand(CommandFields, GRPOConfig):
         options = self.reward_options or {}
         return [{"name": name, **options[name]} if options.get(name) else name for name in self.reward_funcs]
 
+
+class GRPOCommand(RewardFields, GRPOConfig):
+    """`posttrain grpo` and the method grpo of a recipe."""
+
+    renamed: ClassVar = {**GRPOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**GRPOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {
+        **{name: why for name, why in GRPOConfig.unsupported.items() if name != "reward_funcs"},
+        **_UNSUPPORTED,
+        **_OTHER_REWARDS,
+    }
+
     def training(self) -> GRPOConfig:
         """The fields that the trainer is given."""
         return GRPOConfig(**_shared(self, GRPOConfig))
+
+
+class PPOCommand(RewardFields, PPOConfig):
+    """`posttrain ppo` and the method ppo of a recipe."""
+
+    renamed: ClassVar = {**PPOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**PPOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {
+        **{name: why for name, why in PPOConfig.unsupported.items() if name not in _OF_THE_COMMAND},
+        **_UNSUPPORTED,
+        **_OTHER_REWARDS,
+    }
+
+    ref_model: str | None = option(
+        None, "Directory or name of the reference; none = the model itself, before training.", group=_WHAT
+    )
+    value_model: str | None = option(
+        None, "Directory or name of a value model of its own; none = a head on the policy's states.", group=_WHAT
+    )
+
+    def training(self) -> PPOConfig:
+        """The fields that the trainer is given."""
+        return PPOConfig(**_shared(self, PPOConfig))
 
 
 class OfflineRLCommand(CommandFields, OfflineRLConfig):
@@ -226,6 +261,9 @@ class EvaluateStage(Config):
     tasks: list[str] = option(..., "Names of the tasks.", group=_WHAT, min_length=1)
     drift_from: str | None = option(
         None, "Directory or name of the model that this one started from, to measure how far it moved.", group=_WHAT
+    )
+    neutral: str | None = option(
+        None, "File of text (.txt, or rows with a column text) that drift is measured on, too.", group=_WHAT
     )
     seed: int = option(0, "Seed where a task samples.", group=_WHAT, ge=0)
     batch_size: int = option(64, "Answers generated at once.", group=_WHAT, ge=1)

@@ -13,6 +13,7 @@ from posttrain.config.command import (
     GRPOCommand,
     OfflineRLCommand,
     PairsCorrectStage,
+    PPOCommand,
     SFTCommand,
 )
 
@@ -41,11 +42,18 @@ METHODS: Mapping[str, MethodShape] = {
         reads=("model", "train_dataset", "eval_dataset", "reward_funcs"),
         outputs=("model", "samples"),
     ),
+    "ppo": MethodShape(
+        fields=PPOCommand,
+        reads=("model", "ref_model", "value_model", "train_dataset", "eval_dataset", "reward_funcs"),
+        outputs=("model", "samples"),
+    ),
     "offline_rl": MethodShape(
         fields=OfflineRLCommand,
         reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"),
         outputs=("model", "weights"),
     ),
     "pairs_correct": MethodShape(fields=PairsCorrectStage, reads=("model", "prompts"), outputs=("data",)),
-    "evaluate": MethodShape(fields=EvaluateStage, reads=("model", "drift_from", "tasks"), outputs=("scores",)),
+    "evaluate": MethodShape(
+        fields=EvaluateStage, reads=("model", "drift_from", "neutral", "tasks"), outputs=("scores",)
+    ),
 }

@@ -15,6 +15,7 @@ from posttrain.config.command import (
     GRPOCommand,
     OfflineRLCommand,
     PairsCorrectStage,
+    PPOCommand,
     SFTCommand,
 )
 from posttrain.config.training import TrainingConfig
@@ -84,10 +85,25 @@ def train_grpo(run: StageRun) -> StageOutcome:
         eval_dataset=command.eval_dataset,
         peft_config=_adapter(command.peft_settings()),
     )
-    trained = _train(trainer, run)
-    if not command.save_samples:  # what a later stage reads of it is then refused by name
-        return trained
-    return replace(trained, outputs={**trained.outputs, "samples": str(run.directory / "samples.jsonl")})
+    return _with_samples(_train(trainer, run), command.save_samples, run)
+
+
+def train_ppo(run: StageRun) -> StageOutcome:
+    """The outcome of PPO; its outputs are the model and the file of completions."""
+    from posttrain.trainers.ppo import PPOTrainer
+
+    command = cast(PPOCommand, run.fields)
+    trainer = PPOTrainer(
+        model=command.model,
+        reward_funcs=command.rewards(),
+        args=_training(command.training(), run),
+        train_dataset=command.train_dataset,
+        eval_dataset=command.eval_dataset,
+        peft_config=_adapter(command.peft_settings()),
+        ref_model=command.ref_model,
+        value_model=command.value_model,
+    )
+    return _with_samples(_train(trainer, run), command.save_samples, run)
 
 
 def train_offline_rl(run: StageRun) -> StageOutcome:
@@ -160,6 +176,7 @@ def measure(run: StageRun) -> StageOutcome:
         batch_size=fields.batch_size,
         trust_remote_code=fields.trust_remote_code,
         drift_from=fields.drift_from,
+        neutral=fields.neutral,
         progress=run.progress,
     )
     return StageOutcome(outputs={"scores": str(run.directory / SCORES)}, summary=scores)
@@ -170,6 +187,7 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "sft": train_sft,
     "dpo": train_dpo,
     "grpo": train_grpo,
+    "ppo": train_ppo,
     "offline_rl": train_offline_rl,
     "pairs_correct": correct_pairs,
     "evaluate": measure,
@@ -211,6 +229,12 @@ def _train(trainer: Any, run: StageRun) -> StageOutcome:
     directory = run.directory / "model"
     trainer.save_model(str(directory))
     return StageOutcome(outputs={"model": str(directory)}, summary=summary)
+
+
+def _with_samples(trained: StageOutcome, kept: bool, run: StageRun) -> StageOutcome:
+    if not kept:  # what a later stage reads of it is then refused by name
+        return trained
+    return replace(trained, outputs={**trained.outputs, "samples": str(run.directory / "samples.jsonl")})
 
 
 def _counted(run: StageRun, what: str) -> Callable[[int, int], None] | None:

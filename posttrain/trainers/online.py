@@ -100,6 +100,13 @@ class Online:
         rollouts = math.ceil(config.num_train_epochs * prompts / together)
         return rollouts * config.steps_per_pass(processes) * self.passes
 
+    def take_reference(self, reference: Learner) -> None:
+        """Takes another model than the policy's start as the reference."""
+        reference.temperature = self.policy.temperature
+        reference.requires_grad_(False)
+        self.reference, self.start = reference, None
+        self.identity += content_hash(reference.model, [], "")
+
     def shown(self) -> list[TrainerCallback]:
         """The callback that prints completions, where that is asked for."""
         return [_ShowCompletions(self)] if self.config.log_completions else []
