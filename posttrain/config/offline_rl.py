@@ -66,9 +66,9 @@ class OfflineRLConfig(TrainingConfig):
         "running mean of all rows.",
         group=_ADVANTAGES,
     )
-    scale_rewards: Literal["group", "data", "none"] | None = option(
-        None,
-        "Standard deviation that advantages are divided by: the prompt's, that of all rows, none. Unset: the prompt's "
+    scale_rewards: Literal["auto", "group", "data", "none"] = option(
+        "auto",
+        "Standard deviation that advantages are divided by: the prompt's, that of all rows, none. auto: the prompt's "
         "for a baseline of the prompt, else that of all rows.",
         group=_ADVANTAGES,
     )
@@ -101,7 +101,7 @@ class OfflineRLConfig(TrainingConfig):
     @property
     def scale(self) -> Literal["group", "data", "none"]:
         """What advantages are divided by, with what was left open decided."""
-        if self.scale_rewards is not None:
+        if self.scale_rewards != "auto":
             return self.scale_rewards
         return "group" if self.advantage_baseline in _OF_PROMPTS else "data"
 

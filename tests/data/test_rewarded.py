@@ -272,7 +272,8 @@ def test_a_template_that_rewrites_history_keeps_each_answer_in_its_own_context()
     tokenizer = build_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-        "{% if m['role'] == 'assistant' and loop.last %}think {% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% if m['role'] == 'assistant' and loop.last %}think {% endif %}"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     completion = [*answer("one"), {"role": "user", "content": "more"}, *answer("two")]
     rows = [{"prompt": CHAT, "completion": said, "reward": 1.0 * i} for i, said in enumerate((completion, answer("x")))]
