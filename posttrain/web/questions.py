@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from posttrain.data.formats import EXTRAS, Content, content, detect
 from posttrain.data.loading import Rows
 from posttrain.data.messages import Message, read_messages
 from posttrain.errors import DataError
-from posttrain.sampling.answer_file import settings_path
 
 MOST_ANSWERS = 9  # as many as there are keys for
 READ = (
@@ -101,14 +101,13 @@ def read_questions(inputs: Sequence[str], *, strict: bool = False) -> Questions:
     refused: list[Refused] = []
     rows = 0
     for name in inputs:
-        model = _model_of(name)
         for row in read_stream([name], strict=strict):
             rows += 1
             if isinstance(row, Broken):
                 refused.append(Refused(row=row, reason=row.reason, field=row.field))
                 continue
             try:
-                draft = _draft(row, model or Path(name).name)
+                draft = _draft(row, name)
             except DataError as error:
                 if strict:
                     raise DataError(f"{provenance(row)['source']}:{provenance(row)['line']}: {error}") from None
@@ -135,7 +134,7 @@ def read_questions(inputs: Sequence[str], *, strict: bool = False) -> Questions:
     return Questions(questions=tuple(asked.values()), refused=tuple(refused), rows=rows)
 
 
-def _draft(row: Row, model: str) -> _Draft:
+def _draft(row: Row, source: str) -> _Draft:
     if "answers" in row:
         answers = row["answers"]
         if isinstance(answers, str) and answers.lstrip().startswith("["):  # a CSV cell
@@ -153,7 +152,7 @@ def _draft(row: Row, model: str) -> _Draft:
         return _Draft(row=row, prompt="" if prompt is None else prompt, answers=answers, chosen=answers[0].text)
     if "prompt" in row and "completion" in row:
         written = _as_answer(content(row, "completion"))
-        about = {"model": row.get("model") or model}
+        about = {"model": row.get("model") or _model_of(source)}
         return _Draft(
             row=row, prompt=_prompt(row), answers=[Answer(text=_shown(written), content=written, writers=(about,))]
         )
@@ -234,13 +233,16 @@ def message_text(message: Message, *, alone: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _model_of(name: str) -> str | None:
-    """The model that a file of `posttrain sample` was made with, from the settings beside it."""
+@cache
+def _model_of(name: str) -> str:
+    """The model that a file of `posttrain sample` was made with, from the settings beside it, or the file's name."""
+    from posttrain.sampling.answer_file import settings_path  # takes torch along, which other files do without
+
     try:
         settings = json.loads(settings_path(Path(name)).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return str(settings["model"]) if isinstance(settings, dict) and settings.get("model") else None
+        return Path(name).name
+    return str(settings["model"]) if isinstance(settings, dict) and settings.get("model") else Path(name).name
 
 
 def _parsed(text: str) -> Any:
