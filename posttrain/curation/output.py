@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Self
 
 from posttrain.curation.card import EXAMPLES, Card
 from posttrain.curation.rows import PROVENANCE, STANDARD_INPUT, Broken, Row, input_hashes
+from posttrain.curation.tables import WRITERS
 from posttrain.errors import ConfigError
 
 READ = "read"  # the step that rejects broken rows
@@ -29,6 +30,7 @@ FAILED = "failed"  # the count of rows that are worth another try
 class Output:
     """Where a command's rows go: FILE, FILE.rejects.jsonl and FILE.card.json, all three when the command has ended.
 
+    FILE is JSONL, or what its ending says: .json, .csv or .parquet, written from JSONL at the end.
     A context manager. Until it is left without an error, what was decided lies in FILE.partial, and the same command
     (the same settings, inputs of the same content) goes on behind the `consumed` rows that it need not decide again.
     `settings` is what decides the rows; `arguments` what stood on the command line, for the card. With `anew` all rows
@@ -176,14 +178,19 @@ class Output:
         }  # fmt: skip
         if not self.card.steps:
             self.funnel(list(self.rejected))
-        with self._partial.open("rb") as file:
+        made = self._partial
+        if write := WRITERS.get(self.path.suffix):
+            made = beside(self.path, "partial.table")
+            write(self._partial, made)
+        with made.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = self._identity["command"]
         self.card.output = {"file": str(self.path), "rows": self.kept, "sha256": digest, "made by": name}
         self.card.write(self._card)
         self._partial_rejects.replace(self._rejects)
-        self._partial.replace(self.path)
-        self._state.unlink()
+        made.replace(self.path)
+        for path in (self._partial, self._state):
+            path.unlink(missing_ok=True)
 
     def _is_finished(self, anew: bool) -> bool:
         """The file is there, and is what this command makes. Raises ConfigError where it is not."""

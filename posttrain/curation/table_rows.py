@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from posttrain.curation.json_rows import fault
 from posttrain.curation.rows import PROVENANCE, TEXT_LIMIT, Broken
+from posttrain.curation.tables import JSON_COLUMNS
 from posttrain.errors import DataError
 
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python's surrogateescape keeps them
@@ -87,10 +88,11 @@ def parquet_rows(name: str) -> Iterator[tuple[int, Any]]:
 
     number = 0
     with pyarrow.parquet.ParquetFile(name) as file:
+        packed = json.loads((file.schema_arrow.metadata or {}).get(JSON_COLUMNS, b"[]"))
         for batch in file.iter_batches(batch_size=_BATCH):
             for record in batch.to_pylist():
                 number += 1
-                yield number, _plain(name, number, record)
+                yield number, _plain(name, number, record, packed)
 
 
 def arrow_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -104,7 +106,7 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, _plain(str(path), number, record)
 
 
-def _plain(name: str, number: int, record: dict[str, Any]) -> Any:
+def _plain(name: str, number: int, record: dict[str, Any], packed: Sequence[str] = ()) -> Any:
     """The record as values that JSON can hold, or Broken."""
     row = {column: _value(value) for column, value in record.items()}
     binary = next((column for column, value in row.items() if _binary(value)), None)
@@ -112,7 +114,7 @@ def _plain(name: str, number: int, record: dict[str, Any]) -> Any:
     if found is not None:
         shown = str(row)[:TEXT_LIMIT].encode(errors="backslashreplace").decode()
         return Broken(source=name, line=number, field=found[0], reason=found[1], text=shown)
-    return _unpacked(name, number, row)
+    return _unpacked(name, number, row, packed)
 
 
 def _value(value: Any) -> Any:
@@ -131,13 +133,14 @@ def _binary(value: Any) -> bool:
     return any(map(_binary, value)) if isinstance(value, list) else isinstance(value, bytes)
 
 
-def _unpacked(name: str, line: int, row: dict[str, Any]) -> Any:
-    """The row with its provenance as an object: tables hold it as JSON text."""
-    packed = row.get(PROVENANCE)
-    if isinstance(packed, str):
-        try:
-            row[PROVENANCE] = json.loads(packed) if packed else {}
-        except ValueError as error:
-            reason = f"is not valid JSON: {error}"
-            return Broken(source=name, line=line, field=PROVENANCE, reason=reason, text=packed[:TEXT_LIMIT])
+def _unpacked(name: str, line: int, row: dict[str, Any], packed: Sequence[str] = ()) -> Any:
+    """The row with the values of what tables hold as JSON text: the provenance, and the columns named."""
+    for column in dict.fromkeys([*packed, PROVENANCE]):
+        text = row.get(column)
+        if isinstance(text, str):
+            try:
+                row[column] = json.loads(text) if text else {}
+            except ValueError as error:
+                reason = f"is not valid JSON: {error}"
+                return Broken(source=name, line=line, field=column, reason=reason, text=text[:TEXT_LIMIT])
     return row

@@ -10,14 +10,13 @@ from pydantic import field_validator
 from posttrain.config.base import Config, option
 
 DATA = "Data"
-OUTPUTS = (".jsonl",)
+OUTPUTS = (".jsonl", ".json", ".csv", ".parquet")
 
 
-class DataFields(Config):
-    """The inputs and the output of a command of `posttrain data`."""
+class InputFields(Config):
+    """The inputs of a command of `posttrain data`, and of the recipe's method that is the same."""
 
     inputs: list[str] = option(..., "Files, saved datasets, or - for standard input.", group=DATA)
-    output: str = option(..., "File that the rows are written to.", group=DATA)
     strict: bool = option(False, "Stop at the first row that cannot be read.", group=DATA)
 
     @field_validator("inputs", mode="before")
@@ -34,6 +33,15 @@ class DataFields(Config):
         yield from super().problems()
         if not self.inputs or not all(name.strip() for name in self.inputs):
             yield "inputs", "no input is named; give one or more files, or - for standard input"
+
+
+class DataFields(InputFields):
+    """The inputs and the output of a command of `posttrain data`."""
+
+    output: str = option(..., "File that the rows are written to.", group=DATA)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         if not self.output.endswith(self.outputs()):
             yield "output", f"output={self.output!r} must end in {' or '.join(self.outputs())}"
 

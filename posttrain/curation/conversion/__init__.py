@@ -1,0 +1,1 @@
+"""Any format that is read here into any other: told from the rows, understood, written anew."""
