@@ -30,7 +30,7 @@ SEPARABLE: Mapping[str, str] = {
     "length": (
         "A model can win these comparisons by the length of what it says. Rebalance: drop pairs until the better side "
         "is the longer one as often as the shorter one (or draw as many of either kind); or rewrite the longer sides "
-        "to the length of the shorter. In DPO, loss_type sigmoid_norm compares means per token."
+        "to the length of the shorter. In DPO, --loss_type ipo compares means per token instead of sums."
     ),
     "words": (
         "A model can win these comparisons with these words, whatever it is asked. Rewrite: have both sides written by "

@@ -23,6 +23,10 @@ class Finding:
     places: tuple[str, ...] = ()  # of the first of them
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
+    def line(self) -> str:
+        """The finding in a line."""
+        return f"{self.level} {self.check}: {self.text}"
+
     def as_dict(self) -> dict[str, Any]:
         """The finding as plain values for JSON."""
         return {**asdict(self), "places": list(self.places)}

@@ -179,6 +179,6 @@ def _outlooks(found: Sequence[PairOutlook]) -> str:
 
 
 def _finding(finding: Finding, color: bool) -> str:
-    level = f"{_COLOURS[finding.level]}{finding.level}\033[0m" if color else finding.level
-    advised = f"\n  {finding.advice}" if finding.advice else ""
-    return f"{level} {finding.check}: {finding.text}{advised}"
+    begin, end = (_COLOURS[finding.level], "\033[0m") if color else ("", "")
+    line = finding.line().replace(finding.level, f"{begin}{finding.level}{end}", 1)
+    return f"{line}\n  {finding.advice}" if finding.advice else line
