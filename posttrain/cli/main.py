@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("posttrain.cli.run", "run", "run a recipe: stages that build on each other"),
     "sft": ("posttrain.cli.train", "sft", "supervised fine-tuning on conversations or completions"),
     "dpo": ("posttrain.cli.train", "dpo", "preference training on chosen and rejected answers"),
+    "reward": ("posttrain.cli.train", "reward", "a reward model from chosen and rejected answers"),
     "grpo": ("posttrain.cli.train", "grpo", "online reinforcement learning with rewards of your own"),
     "ppo": ("posttrain.cli.train", "ppo", "the same with a value model: an advantage for every token"),
     "data": ("posttrain.cli.data", "run", "make data worth training on: convert, filter, distill, pair, lint ..."),

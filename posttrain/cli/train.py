@@ -13,6 +13,7 @@ from posttrain.config.command import (
     GRPOCommand,
     OfflineRLCommand,
     PPOCommand,
+    RewardCommand,
     SFTCommand,
 )
 
@@ -27,6 +28,11 @@ _DPO = """\
 posttrain dpo --model out/model --train_dataset pairs.jsonl --output_dir dpo \\
     --beta 0.1 --loss_type sigmoid sft --loss_weights 1 0.5
 posttrain dpo --config dpo.yaml beta=0.2"""
+
+_REWARD = """\
+posttrain reward --model out/model --train_dataset pairs.jsonl --output_dir reward \\
+    --eval_dataset held-out.jsonl --eval_strategy epoch
+posttrain reward --config reward.yaml --center_rewards_coefficient 0.01"""
 
 _GRPO = """\
 posttrain grpo --model out/model --train_dataset problems.jsonl --output_dir grpo \\
@@ -71,6 +77,17 @@ def ppo(arguments: Sequence[str]) -> int:
         "and advantage of its tokens to OUTPUT_DIR/samples.jsonl."
     )
     return _command("ppo", PPOCommand, arguments, about, _PPO)
+
+
+def reward(arguments: Sequence[str]) -> int:
+    """The exit code of reward modelling."""
+    about = (
+        "A reward model from preferences: one score for an answer. Rows are those of dpo, and may have a column "
+        "margin. The model, which transformers loads as AutoModelForSequenceClassification, is written to "
+        "OUTPUT_DIR/model; give that directory as a reward to grpo, ppo, grade and evaluate. Where answers can be "
+        "checked, a checker is exact and a reward model is not."
+    )
+    return _command("reward", RewardCommand, arguments, about, _REWARD)
 
 
 def grpo(arguments: Sequence[str]) -> int:

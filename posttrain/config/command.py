@@ -11,6 +11,7 @@ from posttrain.config.grpo import GRPOConfig
 from posttrain.config.names import Fixed, now, synonym
 from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.config.ppo import PPOConfig
+from posttrain.config.reward import RewardConfig
 from posttrain.config.sft import SFTConfig
 from posttrain.config.training import TrainingConfig
 from posttrain.errors import nearest
@@ -127,6 +128,34 @@ class DPOCommand(CommandFields, DPOConfig):
     def training(self) -> DPOConfig:
         """The fields that the trainer is given."""
         return DPOConfig(**_shared(self, DPOConfig))
+
+
+class RewardCommand(CommandFields, RewardConfig):
+    """`posttrain reward` and the method reward of a recipe."""
+
+    renamed: ClassVar = {**RewardConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {
+        **RewardConfig.fixed,
+        **_FIXED,
+        "lora_task_type": Fixed(values=("SEQ_CLS",), reason=_LORA_ONLY),
+        "lora_modules_to_save": Fixed(
+            values=(None, [], ["score"]), reason="the score head is always trained and saved"
+        ),
+    }
+    unsupported: ClassVar = {**RewardConfig.unsupported, **_UNSUPPORTED}
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        # an eval_dataset is measured after the training, too
+        yield from ((name, said) for name, said in super().problems() if name != "eval_dataset")
+
+    def peft_settings(self) -> dict[str, Any] | None:
+        """Arguments of peft's LoraConfig, or None for full fine-tuning."""
+        settings = super().peft_settings()
+        return None if settings is None else {**settings, "task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+
+    def training(self) -> RewardConfig:
+        """The fields that the trainer is given."""
+        return RewardConfig(**_shared(self, RewardConfig))
 
 
 class RewardFields(CommandFields):

@@ -14,8 +14,10 @@ from posttrain.config.command import (
     OfflineRLCommand,
     PairsCorrectStage,
     PPOCommand,
+    RewardCommand,
     SFTCommand,
 )
+from posttrain.config.curation.lint import LintStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,11 @@ METHODS: Mapping[str, MethodShape] = {
     "dpo": MethodShape(
         fields=DPOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)
     ),
+    "reward": MethodShape(
+        fields=RewardCommand,
+        reads=("model", "train_dataset", "eval_dataset", "chat_template_path"),
+        outputs=("model",),
+    ),
     "grpo": MethodShape(
         fields=GRPOCommand,
         reads=("model", "train_dataset", "eval_dataset", "reward_funcs"),
@@ -53,6 +60,9 @@ METHODS: Mapping[str, MethodShape] = {
         outputs=("model", "weights"),
     ),
     "pairs_correct": MethodShape(fields=PairsCorrectStage, reads=("model", "prompts"), outputs=("data",)),
+    "lint": MethodShape(
+        fields=LintStage, reads=("inputs", "model", "tokenizer", "against"), outputs=("data", "report")
+    ),
     "evaluate": MethodShape(
         fields=EvaluateStage, reads=("model", "drift_from", "neutral", "tasks"), outputs=("scores",)
     ),

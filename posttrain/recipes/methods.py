@@ -16,10 +16,12 @@ from posttrain.config.command import (
     OfflineRLCommand,
     PairsCorrectStage,
     PPOCommand,
+    RewardCommand,
     SFTCommand,
 )
+from posttrain.config.curation.lint import LintStage
 from posttrain.config.training import TrainingConfig
-from posttrain.errors import GateError
+from posttrain.errors import DataError, GateError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,28 @@ def train_dpo(run: StageRun) -> StageOutcome:
         peft_config=_adapter(command.peft_settings()),
     )
     return _train(trainer, run)
+
+
+def train_reward(run: StageRun) -> StageOutcome:
+    """The outcome of reward modelling; its output is the directory of the reward model."""
+    from posttrain.trainers.reward import RewardTrainer
+
+    command = cast(RewardCommand, run.fields)
+    trainer = RewardTrainer(
+        model=command.model,
+        args=_training(command.training(), run),
+        train_dataset=command.train_dataset,
+        eval_dataset=command.eval_dataset,
+        peft_config=_adapter(command.peft_settings()),
+    )
+    trained = _train(trainer, run)
+    if command.eval_dataset is None:
+        return trained
+    measured = trainer.evaluate()  # of the model that is saved
+    if trainer.held_out is not None:
+        run.say(trainer.held_out.text())
+    shown = {name: measured[f"eval_{name}"] for name in ("accuracy", "length_accuracy") if f"eval_{name}" in measured}
+    return replace(trained, summary={**trained.summary, **shown})
 
 
 def train_grpo(run: StageRun) -> StageOutcome:
@@ -163,6 +187,28 @@ def correct_pairs(run: StageRun) -> StageOutcome:
     return StageOutcome(outputs={"data": str(output)}, summary={"pairs": counts.pairs})
 
 
+def lint_data(run: StageRun) -> StageOutcome:
+    """The outcome of lint; its outputs are the data, as it came, and the report. Raises DataError for what fails."""
+    from posttrain.curation.linting import lint_files
+    from posttrain.curation.linting.options import options_of
+    from posttrain.curation.linting.report import FILE
+
+    fields = cast(LintStage, run.fields)
+    report = lint_files(fields.inputs, **options_of(fields))
+    written = report.write(run.directory / FILE)
+    report.write_text(written.with_suffix(".txt"))
+    for finding in report.findings:
+        run.say(finding.line())
+    if report.status >= {"error": 2, "warning": 1, "never": 3}[fields.fail_on]:
+        raise DataError(
+            f"the data is {report.sentence}; all of it stands in {written.with_suffix('.txt')}. Mend the data, or let "
+            "the recipe go on with fail_on=never"
+        )
+    data = {"data": fields.inputs[0]} if len(fields.inputs) == 1 else {}
+    counts = {f"{level}s": len(report.of_level(level)) for level in ("error", "warning", "note")}
+    return StageOutcome(outputs={**data, "report": str(written)}, summary={"rows": report.rows, **counts})
+
+
 def measure(run: StageRun) -> StageOutcome:
     """The outcome of the named tasks; its output is the file of scores."""
     from posttrain.recipes.scoring import SCORES, evaluate_stage
@@ -186,10 +232,12 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "embedded": write_embedded,
     "sft": train_sft,
     "dpo": train_dpo,
+    "reward": train_reward,
     "grpo": train_grpo,
     "ppo": train_ppo,
     "offline_rl": train_offline_rl,
     "pairs_correct": correct_pairs,
+    "lint": lint_data,
     "evaluate": measure,
 }
 

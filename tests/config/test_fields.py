@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from posttrain.config import Config, DPOConfig, GRPOConfig, SFTConfig
+from posttrain.config import Config, DPOConfig, GRPOConfig, RewardConfig, SFTConfig
 from posttrain.config.base import choices, members_of
 from posttrain.errors import ConfigError
 
-CONFIGS = [SFTConfig, DPOConfig, GRPOConfig]
+CONFIGS = [SFTConfig, DPOConfig, GRPOConfig, RewardConfig]
 
 
 def wrong_values(config: type[Config], name: str) -> list[Any]:
@@ -185,6 +185,10 @@ def test_a_wrong_value_under_an_old_name_names_the_old_one() -> None:
         (DPOConfig, {"beta": 0}, "above 0"),
         (DPOConfig, {"rpo_alpha": 1.0}, "loss_weights=[1.0, alpha]"),
         (DPOConfig, {"assistant_only_loss": True}, "belongs to SFT"),
+        (RewardConfig, {"gate": "gate.yaml"}, "a reward model writes none"),
+        (RewardConfig, {"drift_steps": 5}, "a reward model writes none"),
+        (RewardConfig, {"center_rewards_coefficient": -1}, "at least 0"),
+        (RewardConfig, {"beta": 0.1}, "belongs to DPOConfig"),
     ],
 )
 def test_what_does_not_go_together(config: type[Config], values: dict[str, Any], message: str) -> None:
@@ -220,7 +224,7 @@ def test_eval_steps_follow_logging_steps() -> None:
 def test_every_field_of_trl_is_accounted_for() -> None:
     """A field of TRL 1.16 is a field here, or stands in one of the tables: none is merely unknown."""
     trl = pytest.importorskip("trl", reason="trl is not installed; it comes with the test extra")
-    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig)):
+    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig, trl.RewardConfig)):
         known = {*ours.model_fields, *ours.renamed, *ours.fixed, *ours.no_effect, *ours.unsupported}
         assert sorted(set(theirs.__dataclass_fields__) - known) == []
 
@@ -231,7 +235,7 @@ def test_shared_defaults_equal_trl_s() -> None:
     meant = {
         "gradient_checkpointing", "assistant_only_loss", "output_dir", "optim", "report_to", "disable_tqdm", "run_name",
     }  # fmt: skip
-    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig)):
+    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig, trl.RewardConfig)):
         for name, info in ours.model_fields.items():
             there = theirs.__dataclass_fields__.get(name)
             if there is None or name in meant:
