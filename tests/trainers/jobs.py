@@ -1,4 +1,4 @@
-"""Small trainings that the tests run, here or in processes of their own: sft, dpo and grpo, each also with -lora."""
+"""Small trainings that the tests run, here or in processes of their own: sft, dpo, grpo, offline, and with -lora."""
 
 import hashlib
 import sys
@@ -10,10 +10,25 @@ import torch
 from padded_rows import CONVERSATIONS, PAIRS
 from tiny import build_model, build_tokenizer
 
-from posttrain import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from posttrain import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    OfflineRLConfig,
+    OfflineRLTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 ADAPTER = {"r": 4, "lora_alpha": 8}
 PROMPTS = [{"prompt": text} for text in ("Two and", "I am", "Tell me", "What is", "Seven apples", "A red fox")]
+# two or three answers to each prompt
+REWARDED = [
+    {"prompt": pair["prompt"], "response": text, "reward": reward}
+    for i, pair in enumerate(PAIRS)
+    for text, reward in ((pair["rejected"], -0.5), (pair["chosen"], 1.0), (f" Number {i}.", 0.25))[: 2 + i % 2]
+]
 # two steps from a rollout of four groups, twice: a checkpoint falls inside a rollout
 ROLLOUTS = {
     "per_device_train_batch_size": 4, "steps_per_generation": 4, "num_generations": 4, "num_iterations": 2,
@@ -44,6 +59,9 @@ def trainer(method, output_dir, *, dropout=0.1, rows=CONVERSATIONS, ref_model=No
     if name == "grpo":
         args = GRPOConfig(**{**settings, **ROLLOUTS, **options})
         return GRPOTrainer(args=args, reward_funcs=sum_of_ids, train_dataset=PROMPTS, **shared)
+    if name == "offline":
+        args = OfflineRLConfig(**{**settings, "loss_type": "topr", "beta": 0.05, **options})
+        return OfflineRLTrainer(args=args, train_dataset=REWARDED, ref_model=ref_model, **shared)
     if name == "sft":
         return SFTTrainer(args=SFTConfig(**settings), train_dataset=rows, **shared)
     return DPOTrainer(args=DPOConfig(**settings, beta=0.3), train_dataset=PAIRS, ref_model=ref_model, **shared)

@@ -16,7 +16,7 @@ import torch
 from posttrain.engine.checkpoint import checkpoints, load_state, save_checkpoint
 from posttrain.errors import CheckpointError
 
-METHODS = ["sft", "dpo", "grpo", "sft-lora", "dpo-lora", "grpo-lora"]
+METHODS = ["sft", "dpo", "grpo", "offline", "sft-lora", "dpo-lora", "grpo-lora", "offline-lora"]
 
 
 def run_job(method, output_dir, resume, answer):
