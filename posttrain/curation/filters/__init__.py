@@ -1,0 +1,1 @@
+"""Filters: what is not worth training on, said row by row, with the reason."""
