@@ -8,10 +8,12 @@ BROKEN = (
     "Mend or remove these rows; training stops at the first of them. `posttrain data convert INPUT --output FILE` "
     "keeps the others and writes these to FILE.rejects.jsonl."
 )
-DUPLICATES = "A row that is there twice counts twice. Remove the copies with `posttrain data filter`."
+DUPLICATES = (
+    "A row that is there twice counts twice. Remove the copies with `posttrain data filter INPUT --output FILE`."
+)
 OVERLAP = (
     "What is measured on these questions says nothing any more. Remove the rows with "
-    "`posttrain data filter --against EVAL`."
+    "`posttrain data filter INPUT --output FILE --decontaminate EVAL`."
 )
 EMPTY = "Training drops and counts them. Remove them, or find out why the answers are missing."
 CUT = (

@@ -11,6 +11,7 @@ from posttrain.curation.linting.displacement import PairOutlook
 from posttrain.curation.linting.edits import relative_distance
 from posttrain.curation.linting.findings import Finding, Level, Limits, graded
 from posttrain.curation.linting.phrases import fixed_phrases
+from posttrain.curation.linting.resemblance import Resemblance
 from posttrain.curation.linting.scan import PROMPTS, UNPAIRED, Scan, Trouble
 from posttrain.curation.linting.separability import FEWEST, LEVEL, Separability
 from posttrain.curation.linting.sides import Pair, words
@@ -55,6 +56,17 @@ def row_findings(scan: Scan, limits: Limits) -> Iterator[Finding]:
     for problem, trouble in scan.roles.items():
         level = graded(trouble.count, scan.conversations, limits.roles)
         yield _about("role_order", level, trouble, scan.conversations, f"have this: {problem}", advice.ROLES)
+
+
+def resemblance_findings(found: Resemblance, rows: int, limits: Limits) -> Iterator[Finding]:
+    """Near duplicates, and overlap with evaluation files."""
+    if (near := found.near).count:
+        level = graded(near.count, rows, limits.near_duplicates)
+        yield _about("near_duplicates", level, near, rows, "nearly repeat an earlier row", advice.DUPLICATES)
+    if (overlap := found.overlap).count:
+        level = graded(overlap.count, rows, limits.overlap)
+        what = f"hold one of the {found.questions:,} evaluation questions"
+        yield _about("evaluation_overlap", level, overlap, rows, what, advice.OVERLAP)
 
 
 def token_findings(tokens: Tokens, limits: Limits, max_length: int | None) -> Iterator[Finding]:

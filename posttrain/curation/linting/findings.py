@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from posttrain.config.curation.filter import NEAR
+
 Level = Literal["note", "warning", "error"]
 STATUS: Mapping[Level, int] = {"note": 0, "warning": 1, "error": 2}
 
@@ -37,6 +39,7 @@ class Limits:
     """Where a note becomes a warning. Shares are of the rows; below a limit, what there is, is said as a note."""
 
     duplicates: float = 0.01
+    near: float | None = NEAR  # Jaccard similarity of near duplicates; None: they are not looked for
     near_duplicates: float = 0.05
     cut: float = 0.05  # rows longer than max_length
     no_trained_token: float = 0.0

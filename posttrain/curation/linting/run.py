@@ -12,6 +12,7 @@ from posttrain.curation.linting.checks import (
     outlook_findings,
     pair_findings,
     phrase_findings,
+    resemblance_findings,
     row_findings,
     separability_findings,
     token_findings,
@@ -20,6 +21,7 @@ from posttrain.curation.linting.displacement import PairOutlook, outlooks
 from posttrain.curation.linting.findings import Finding, Limits
 from posttrain.curation.linting.lengths import Histogram, histogram, spread
 from posttrain.curation.linting.report import LintReport
+from posttrain.curation.linting.resemblance import Resemblance
 from posttrain.curation.linting.scan import Scan
 from posttrain.curation.linting.separability import Separability, marked_separability, pair_separability
 from posttrain.curation.linting.sides import Pair
@@ -102,10 +104,13 @@ def _lint(
         raise ConfigError("max_length counts tokens: name the model or the tokenizer with it")
     learner, tokenizer = _opened(model, tokenizer, trust_remote_code)
     scan = Scan(sample=max_pairs, seed=seed)
+    resemblance = Resemblance(against, near=limits.near, place=scan.place)
     tokens = None if tokenizer is None else TokenScan(tokenizer, max_length=max_length)
     chosen: dict[str, tuple[Mapping[str, Any], Any]] = {}  # rows of the sample that the model reads
     for source, line, read in counted(reads):
         found = scan.add(source, line, read)
+        if not isinstance(read, Broken):
+            resemblance.add(scan.here, read, repeated=scan.repeated)
         if found is not None and tokens is not None:
             tokens.add(f"{source}:{line}", *found)
         if found is not None and learner is not None and len(found[1].completions) == 2:
@@ -113,11 +118,17 @@ def _lint(
             if len(chosen) > 4 * max_pairs:  # most have left the sample again
                 kept = {pair.place for pair in scan.sample.kept}
                 chosen = {place: row for place, row in chosen.items() if place in kept}
+    resemblance.flush()
+    resemblance.close()
     pairs = [one for one in scan.sample.kept if isinstance(one, Pair)]
-    findings: list[Finding] = [*row_findings(scan, limits)]
+    findings: list[Finding] = [
+        *row_findings(scan, limits), *resemblance_findings(resemblance, scan.rows, limits),
+    ]  # fmt: skip
     histograms: list[Histogram | None] = [histogram(scan.lengths, unit="characters")]
     counts: dict[str, Any] = {
         "broken": scan.broken.count, "empty": scan.empty.count, "duplicates": scan.duplicates.count,
+        "near_duplicates": resemblance.near.count, "evaluation_overlap": resemblance.overlap.count,
+        "evaluation_questions": resemblance.questions,
         "pairs": scan.pairs, "identical": scan.identical.count, "contradictory": scan.contradictory.count,
         "good": scan.marked[True], "bad": scan.marked[False],
     }  # fmt: skip

@@ -91,7 +91,8 @@ class Scan:
         self.marked = {True: 0, False: 0}
         self.lengths: dict[str, array[int]] = {}  # characters, by side
         self.sample = Sample(sample, seed)  # Pair or Marked
-        self._here = 0  # the row at hand
+        self.here = 0  # the number of the row at hand
+        self.repeated = False  # it repeats an earlier one
         self._seen: dict[bytes, int] = {}  # of each row's content, the first row: numbers, since there may be millions
         self._orders: dict[bytes, int] = {}
 
@@ -99,7 +100,7 @@ class Scan:
         """The row's columns that are read, and the row as understood; None where there is nothing to train on."""
         found = self.sources.setdefault(source, Source(name=source))
         place = f"{source}:{line}"
-        self._here = list(self.sources).index(source) << _LINE_BITS | line
+        self.here, self.repeated = list(self.sources).index(source) << _LINE_BITS | line, False
         self.rows += 1
         found.rows += 1
         if isinstance(read, Broken):
@@ -156,9 +157,10 @@ class Scan:
                 self.sample.put(at, Marked(place=place, prompt=key, text=text[:TEXT_KEPT], good=label))
 
     def _known(self, key: bytes, place: str) -> None:
-        first = self._seen.setdefault(key, self._here)
-        if first != self._here:
-            self.duplicates.add(place, f"repeats {self._place(first)}")
+        first = self._seen.setdefault(key, self.here)
+        self.repeated = first != self.here
+        if self.repeated:
+            self.duplicates.add(place, f"repeats {self.place(first)}")
 
     def _order_of_roles(self, example: Example, place: str) -> None:
         prompt = example.prompt if isinstance(example.prompt, list) else []
@@ -173,11 +175,12 @@ class Scan:
 
     def _order_of_sides(self, prompt: str, sides: list[str], place: str) -> None:
         ordered = sides[0] < sides[1]
-        first = self._orders.setdefault(digest(prompt, *sorted(sides)), self._here << 1 | ordered)
+        first = self._orders.setdefault(digest(prompt, *sorted(sides)), self.here << 1 | ordered)
         if first & 1 != ordered:
-            self.contradictory.add(place, f"prefers what {self._place(first >> 1)} rejects")
+            self.contradictory.add(place, f"prefers what {self.place(first >> 1)} rejects")
 
-    def _place(self, number: int) -> str:
+    def place(self, number: int) -> str:
+        """Where the row of this number stands."""
         return f"{list(self.sources)[number >> _LINE_BITS]}:{number & ((1 << _LINE_BITS) - 1)}"
 
 

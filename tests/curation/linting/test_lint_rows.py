@@ -60,6 +60,32 @@ def test_repeated_rows_are_found():
     assert "dataset:21 (repeats dataset:4)" in report.findings[0].text
 
 
+STORY = "The red fox met a grey wolf by the river and asked him for the way to the old mill behind the hill."
+
+
+def test_near_duplicates_are_found():
+    other = "Seven apples and nine pears lay in a basket until the farmer sold all sixteen of them at the market."
+    rows = [chat("Tell me a story.", STORY), chat("Another one?", other)]
+    assert levels(lint(rows)) == {}
+    report = lint([*rows, chat("Tell me a story.", STORY.replace("old", "new"))])
+    assert levels(report) == {"near_duplicates": "warning"}
+    assert report.findings[0].places == ("dataset:3",)
+    assert "resembles dataset:1, Jaccard 0." in report.findings[0].text
+    assert levels(lint([*rows, rows[0]])) == {"duplicate_rows": "warning"}
+    assert levels(lint([*chats(40), *rows, chat("Tell me a story.", STORY + " Yes.")])) == {"near_duplicates": "note"}
+
+
+def test_overlap_with_an_evaluation_is_found(tmp_path):
+    path = tmp_path / "test.jsonl"
+    question = "If a fox walks seven miles in one hour, how many miles does it walk in five hours?"
+    path.write_text(json.dumps({"question": question, "answer": "35"}))
+    assert levels(lint(chats(), against=[str(path)])) == {}
+    report = lint([*chats(), chat(f"Please answer. {question}", "It is 35.")], against=[str(path)])
+    assert levels(report) == {"evaluation_overlap": "warning"}
+    assert report.counts["evaluation_questions"] == 1
+    assert f"of {path}:1" in report.findings[0].text
+
+
 def test_empty_answers_are_found():
     assert levels(lint([*chats(), chat("Well?", "  ")])) == {"empty_answers": "warning"}
     assert levels(lint([chat("Well?", ""), chat("And?", " ")])) == {"empty_answers": "error"}
