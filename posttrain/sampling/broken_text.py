@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from posttrain.types import Prompt, Sampler, SamplingParams
+if TYPE_CHECKING:
+    from posttrain.types import Prompt, Sampler
 
 REPEATED = 4  # words in a row that count as a repetition when they come again
 # A word, one character of a script that is written without spaces, or a sign.
@@ -28,6 +30,8 @@ def text_metrics(texts: Sequence[str], finish_reasons: Sequence[str | None]) -> 
 
 def measure_text(sampler: Sampler, prompts: Sequence[Prompt], *, max_tokens: int = 128) -> dict[str, float]:
     """The metrics of `text_metrics` for a model's greedy answers."""
+    from posttrain.types import SamplingParams  # it brings torch, which counting words does without
+
     groups = sampler.sample(prompts, SamplingParams(max_tokens=max_tokens, temperature=0.0))
     completions = [group[0] for group in groups]
     return text_metrics([one.text for one in completions], [one.finish_reason for one in completions])
