@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from posttrain.data.loading import PROVENANCE
 from posttrain.errors import DataError
 
 Row = dict[str, Any]
-PROVENANCE = "_provenance"
 STANDARD_INPUT = "-"
 TEXT_LIMIT = 1000  # characters of a broken row that are kept
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from posttrain.data.loading import Rows
+from posttrain.data.loading import PROVENANCE, Rows
 from posttrain.data.messages import Message, read_messages, read_tools
 from posttrain.errors import DataError, nearest
 
@@ -112,7 +112,8 @@ def examples(rows: Rows, form: Format) -> Iterator[Example]:
 
 def ignored_columns(rows: Rows, form: Format) -> list[str]:
     """The columns of the first row that nothing reads."""
-    return [str(column) for column in rows[0] if column not in (*form.columns, *form.optional, *EXTRAS)]
+    read = (*form.columns, *form.optional, *EXTRAS, PROVENANCE)
+    return [str(column) for column in rows[0] if column not in read]
 
 
 def _demonstration(row: Row, text_field: str) -> Format | None:

@@ -14,6 +14,7 @@ from typing import Any, TextIO, cast, overload
 
 from posttrain.errors import DataError, nearest
 
+PROVENANCE = "_provenance"  # where a curated row came from and what it passed; nothing learns from it
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 KINDS = (
     "a datasets.Dataset, a list of dicts, a path to a .jsonl, .json, .parquet or .csv file, "

@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain.chat import generation_prompt
 from posttrain.data.formats import Content, content
-from posttrain.data.loading import Rows, load_rows
+from posttrain.data.loading import PROVENANCE, Rows, load_rows
 from posttrain.data.messages import read_tools, shown_messages
 from posttrain.data.rendering import Renderer
 from posttrain.data.report import SHOWN_CHARACTERS, spread
@@ -121,7 +121,7 @@ def prompt_set(
         kept.append(
             PromptRow(
                 row=index, place=rows.where(index), prompt=prompts[index], tokens=tokens[index],
-                columns={str(key): value for key, value in row.items() if key != column},
+                columns={str(key): value for key, value in row.items() if key not in (column, PROVENANCE)},
             )
         )  # fmt: skip
     report = PromptReport(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from posttrain.data.loading import Rows, load_rows
+from posttrain.data.loading import PROVENANCE, Rows, load_rows
 from posttrain.data.messages import read_messages
 from posttrain.data.rendering import common_prefix
 from posttrain.data.report import SHOWN_ROWS, DataReport, Tally
@@ -251,7 +251,7 @@ def _from_tokens(
         "format": f"token ids with {column}",
         "understood": f"'completion_ids' answers 'prompt_ids', and {column!r} says how good the answer is",
         "trained": "the tokens of each answer exactly as they were written; prompts are context.",
-        "ignored_columns": tuple(str(name) for name in rows[0] if name not in read),
+        "ignored_columns": tuple(str(name) for name in rows[0] if name not in (*read, PROVENANCE)),
     }
     return answers, base
 

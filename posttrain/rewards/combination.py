@@ -12,13 +12,15 @@ from typing import Any, Self
 
 import torch
 
+from posttrain.data.loading import PROVENANCE
 from posttrain.errors import RewardError, SamplingError, nearest
 from posttrain.rewards.event_loop import EventLoop
 from posttrain.rewards.names import make_reward
 from posttrain.types import Reward, Unjudged
 
 _ALWAYS = ("prompts", "completions", "completion_ids")
-_NOT_COLUMNS = ("prompt", "completion")  # of the row: rewards get what they say as prompts and completions
+# Of the row: what rewards get as prompts and completions, and what nothing learns from
+_NOT_COLUMNS = ("prompt", "completion", PROVENANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +206,10 @@ def _line(function: Reward, error: BaseException) -> str:
 
 
 def _function(given: Any) -> Reward:
-    if isinstance(given, torch.nn.Module):
+    if isinstance(given, torch.nn.Module) and not hasattr(given, "config"):
         raise RewardError(
-            f"{type(given).__name__} is a model, not a reward function; wrap it in a function that takes prompts and "
-            "completions and returns a list of numbers"
+            f"{type(given).__name__} is a model, not a reward function, and no reward model of transformers; wrap it "
+            "in a function that takes prompts and completions and returns a list of numbers"
         )
     return make_reward(given)
 
