@@ -19,6 +19,7 @@ from posttrain.report.curves import Curve, Curves, curves
 from posttrain.report.evaluations import Evaluation
 from posttrain.report.files import number
 from posttrain.report.gate import gate_lines, promoted
+from posttrain.report.lint import lints_of
 from posttrain.report.samples import Group, groups
 from posttrain.report.subject import Subject, Training, find_subject
 from posttrain.report.text import duration, figure, short, shown, visible, words
@@ -120,6 +121,7 @@ def _content(subject: Subject) -> dict[str, Any]:
         "answers": side_by_side(columns) if len(columns := _columns(subject)) > 1 else [],
         "flips": [(one, found) for one in comparisons if not one.over_stages and (found := _flips(one))],
         "samples": sampled,
+        "lints": lints_of(subject),
         "data": facts.data_of(subject),
         "stages": facts.stage_lines(subject.stages),
         "alarms": facts.alarms_of(subject),

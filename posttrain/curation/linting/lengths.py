@@ -27,6 +27,12 @@ class Histogram:
         counts = {name: list(values) for name, values in self.counts.items()}
         return {"unit": self.unit, "edges": list(self.edges), "counts": counts, "limit": self.limit}
 
+    def picture(self) -> str:
+        """The histogram as SVG, in the colours of the page that it stands in."""
+        from posttrain.report.histogram import columns
+
+        return str(columns(self.edges, self.counts, unit=self.unit, limit=self.limit))
+
     def text(self) -> str:
         """Bars for a terminal."""
         lines = []
