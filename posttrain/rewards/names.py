@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +30,7 @@ REWARDS: dict[str, tuple[str, str, str]] = {
     "instruction_following": (
         "posttrain.rewards.instructions", "instruction_following", "IFEval's instructions, strictly or loosely",
     ),
+    "reward_model": ("posttrain.rewards.reward_model", "reward_model", "the score of a reward model"),
     "judge": ("posttrain.rewards.judge", "endpoint_judge", "a score by a rubric, from a model behind a server"),
     "pairwise_judge": (
         "posttrain.rewards.judge", "endpoint_pairwise_judge", "better than the row's answer, says a model on a server",
@@ -38,9 +41,10 @@ REWARDS: dict[str, tuple[str, str, str]] = {
 def make_reward(spec: Any) -> Callable[..., Any]:
     """The reward that the spec stands for.
 
-    A name of `REWARDS`; `path/to/file.py:function` or `package.module:function`; a mapping of `name` (any of these) and
-    options; or a function, which is given back. Options of a built-in reward are its factory's; those of a function are
-    passed to it at every call.
+    A name of `REWARDS`; `path/to/file.py:function` or `package.module:function`; a reward model's directory, or its
+    name on the hub (`organisation/model`); a mapping of `name` (any of these) and options; a reward model in memory; or
+    a function, which is given back. Options of a built-in reward are its factory's; those of a function are passed to
+    it at every call.
 
     Raises RewardError for an unknown name or option, with the nearest.
     """
@@ -52,6 +56,8 @@ def make_reward(spec: Any) -> Callable[..., Any]:
         return _named(name, options)
     if isinstance(spec, str):
         return _named(spec, {})
+    if hasattr(spec, "config") and hasattr(spec, "parameters"):  # a model of transformers, which could be called, too
+        return _named("reward_model", {"model": spec})
     if callable(spec):
         function: Callable[..., Any] = spec
         return function
@@ -72,14 +78,21 @@ def about(name: str) -> str:
     return "\n".join([f"{name}: {text}", "", "Options:" if options else "It has no options.", *options])
 
 
+def _is_model(name: str) -> bool:
+    """Whether the name is a directory's, or looks like a model's on the hub."""
+    return os.path.isdir(os.path.expanduser(name)) or bool(re.fullmatch(r"[\w.-]+/(?!.*\.py$)[\w.-]+", name))
+
+
 def _named(name: str, options: dict[str, Any]) -> Callable[..., Any]:
+    if name not in REWARDS and _is_model(name):
+        name, options = "reward_model", {"model": name, **options}
     if name not in REWARDS:
         if ":" not in name and not name.endswith(".py"):
             parts = [known for known in REWARDS if name.lower() in known]
             hint = nearest(name, REWARDS) or (f"; did you mean {parts[0]!r}?" if name and parts else "")
             raise RewardError(
                 f"no reward {name!r}{hint} (rewards: {', '.join(REWARDS)}; a function of your own is "
-                "named path/to/file.py:function)"
+                "named path/to/file.py:function, a reward model by its directory)"
             )
         function = load_function(name)
         return functools.partial(function, **options) if options else function

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # options of those that cannot do witho
     "regex_match": {"pattern": "a"},
     "length": {"target": 5},
     "soft_overlong_punishment": {"max_completion_length": 20, "soft_punish_cache": 5},
+    "reward_model": {"model": "somebody/reward-model"},  # loaded when it is first needed
     "judge": {"url": "http://localhost:1/v1", "model": "m"},
     "pairwise_judge": {"url": "http://localhost:1/v1", "model": "m"},
 }
