@@ -45,7 +45,8 @@ def rank_correlation(
     if not known:
         return Interval(estimate=estimate, low=math.nan, high=math.nan, n=len(members))
     low, high = np.quantile(known, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(estimate=estimate, low=float(low), high=float(high), n=len(members))
+    # of few groups the resamples, which have ties, may all lie on one side of the estimate
+    return Interval(estimate=estimate, low=min(float(low), estimate), high=max(float(high), estimate), n=len(members))
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
