@@ -7,7 +7,7 @@ import pytest
 from tiny import build_model, build_tokenizer
 from transformers import TrainerCallback
 
-from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from posttrain import DPOConfig, DPOTrainer, OfflineRLConfig, OfflineRLTrainer, SFTConfig, SFTTrainer
 
 
 class StopAtTwo(TrainerCallback):
@@ -20,6 +20,7 @@ FILES = [
     ("sft", "llamafactory_demo/alpaca_en_demo.json"),
     ("sft", "gsm8k/test.jsonl"),
     ("dpo", "llamafactory_demo/dpo_en_demo.json"),
+    ("offline", "llamafactory_demo/kto_en_demo.json"),
 ]
 
 
@@ -32,6 +33,8 @@ def build(method, file, output_dir, max_steps, callbacks=None):
     shared = {"model": build_model("qwen2"), "train_dataset": str(file), "processing_class": build_tokenizer()} | {
         "callbacks": callbacks
     }
+    if method == "offline":  # one answer to a prompt, good or bad
+        return OfflineRLTrainer(args=OfflineRLConfig(**settings, advantage_baseline="data_mean"), **shared)
     if method == "sft":
         return SFTTrainer(args=SFTConfig(**settings), **shared)
     return DPOTrainer(args=DPOConfig(**settings), **shared)
