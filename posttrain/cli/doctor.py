@@ -61,7 +61,12 @@ def _version(name: str) -> str | None:
 def _device() -> None:
     import torch
 
+    from posttrain.models.compiled import compiled
+    from posttrain.models.decoding_native import SOURCE
+
     print(f"torch threads {torch.get_num_threads()}")
+    library, why = compiled(SOURCE)
+    print(f"decoding step {f'in Python: {why}' if library is None else 'compiled'}")
     if not torch.cuda.is_available():
         print("device        cpu")
         return

@@ -3,7 +3,8 @@
 No cache class of transformers takes part: the model computes flat rows without padding, and an attention function
 registered with transformers keeps the keys and values itself (`posttrain/models/decoding_memory.py`). A step goes
 through the model's own modules ("modules"), or through a loop over its weights ("fused") where `decoding_step.py` knows
-the architecture. `posttrain/models/decoding_check.py` tries both against the model's plain forward.
+the architecture, most of it compiled ("native") where `decoding_native.py` can.
+`posttrain/models/decoding_check.py` tries them against the model's plain forward.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from posttrain.errors import ModelError
 from posttrain.models.decoding_memory import How, RowMemory
+from posttrain.models.decoding_native import NativeStep
 from posttrain.models.decoding_prompts import PromptMemory
 from posttrain.models.decoding_step import FusedStep
 from posttrain.models.forest_attention import ForestPlan, forest_attention
@@ -90,7 +92,11 @@ class Decoder:
     def __init__(self, model: Any, way: str) -> None:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
-        self._step = FusedStep(model) if way == "fused" else None
+        self._step: FusedStep | NativeStep | None = None
+        if way == "native" and not torch.is_autocast_enabled("cpu"):
+            self._step = NativeStep(model)
+        elif way in ("native", "fused"):
+            self._step = FusedStep(model)
         self._how: Mapping[int, How] = {}
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[PromptMemory]:

@@ -11,10 +11,11 @@ from torch import Tensor
 from posttrain.errors import ModelError
 from posttrain.models.decoding import NAME, Decoder
 from posttrain.models.decoding_memory import RowMemory
+from posttrain.models.decoding_native import compilable
 from posttrain.models.decoding_step import fusable
 from posttrain.models.forest_attention import attention_of
 
-WAYS = ("fused", "modules")
+WAYS = ("native", "fused", "modules")
 
 _found: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()  # per model: what was wrong
 
@@ -29,7 +30,7 @@ def choose_decoding(model: Any) -> tuple[str | None, str]:
     known = _found.setdefault(model, {})
     wrong = []
     for way in WAYS:
-        if way == "fused" and not fusable(model):
+        if (way == "native" and not compilable(model)) or (way == "fused" and not fusable(model)):
             continue
         if way not in known:
             with torch.autocast(model.device.type, enabled=False):  # the model's own precision, to the last digit

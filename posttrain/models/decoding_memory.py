@@ -19,6 +19,17 @@ class How:
     window: int | None  # keys that a query sees, its own counted; None: all
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extent:
+    """Which part of a `RowMemory` each row sees, as one reads it who knows where it lies."""
+
+    capacity: int  # places of a row's own memory
+    own: np.ndarray  # [count] int64 of them in use, the new token's counted
+    widest: int  # places of a shared prompt
+    places: np.ndarray  # [count] int64, the row's prompt among the shared ones
+    lengths: np.ndarray  # [count] int64, the tokens of that prompt
+
+
 class RowMemory:
     """Rows that each continue a prompt, a token at a time; those in use are always the first `count`.
 
@@ -118,6 +129,23 @@ class RowMemory:
         if prompts is not None:
             output = output + prompts.output(layer, weights[..., :before])
         return output.reshape(n, heads, -1)
+
+    def places(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Where a layer's keys and values lie: the rows' own [rows, heads, capacity, size], and the shared prompts'."""
+        shared = (None, None) if self._shared is None else self._shared.places(layer)
+        return self._keys[layer], self._values[layer], *shared
+
+    def extent(self) -> Extent:
+        """What of that memory the rows use in the step that `advance` began."""
+        none = np.zeros(self.count, dtype=np.int64)
+        shared = self._shared
+        return Extent(
+            capacity=self._capacity,
+            own=self._own[: self.count],
+            widest=0 if shared is None else shared.room,
+            places=none if shared is None else self._places[: self.count],
+            lengths=none if shared is None else np.ascontiguousarray(shared.lengths, dtype=np.int64),
+        )
 
     def _at(self, kv: int) -> Tensor:
         """Where the next key of each row and head lies in a layer's memory seen as [rows * heads * capacity, size]."""

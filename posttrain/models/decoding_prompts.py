@@ -38,6 +38,7 @@ class SharedPrompts:
 
     def __init__(self, *, longest: int, like: PromptMemory) -> None:
         self._device = like.logits.device
+        self.room = longest  # tokens that each place has room for
         self._keys, self._values = (
             [t.new_zeros(0, t.shape[0], longest, t.shape[2]) for t in side] for side in (like.keys, like.values)
         )
@@ -87,6 +88,10 @@ class SharedPrompts:
         taken, back = np.zeros(self._used * self._most, dtype=np.int64), np.empty(len(places), dtype=np.int64)
         taken[seats], back[order] = order, seats
         self._taken, self._back = (torch.from_numpy(index).to(self._device) for index in (taken, back))
+
+    def places(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values of all places. [places, key-value heads, room, head size]"""
+        return self._keys[layer], self._values[layer]
 
     def scores(self, layer: int, query: Tensor) -> Tensor:
         """Scores [n, key-value heads, repeats, widest]; beyond a prompt's end whatever is finite."""

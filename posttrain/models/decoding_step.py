@@ -40,21 +40,21 @@ def fusable(model: Any) -> bool:
     if getattr(model.config, "model_type", None) not in ARCHITECTURES:
         return False
     body = model.get_decoder()
-    matrices = [m for layer in body.layers for m in (*_attention_matrices(layer), *_mlp_matrices(layer))]
+    matrices = [m for layer in body.layers for m in (*attention_matrices(layer), *mlp_matrices(layer))]
     weights = [body.embed_tokens.weight, *(w for m in matrices if (w := _weight(m)) is not None)]
     return len(weights) == len(matrices) + 1 and len({w.device for w in weights}) == 1
 
 
-def _attention_matrices(layer: Any) -> tuple[Any, ...]:
+def attention_matrices(layer: Any) -> tuple[Any, ...]:
     attention = layer.self_attn
     return attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
 
 
-def _mlp_matrices(layer: Any) -> tuple[Any, ...]:
+def mlp_matrices(layer: Any) -> tuple[Any, ...]:
     return layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
 
 
-def _plain(module: Any) -> nn.Linear | None:
+def plain(module: Any) -> nn.Linear | None:
     """The matrix that the module multiplies by, if that is all it does."""
     if isinstance(module, LoraLayer) and module.merged:
         module = module.get_base_layer()
@@ -62,14 +62,14 @@ def _plain(module: Any) -> nn.Linear | None:
 
 
 def _weight(module: Any) -> Tensor | None:
-    plain = _plain(module)
-    return None if plain is None else plain.weight
+    found = plain(module)
+    return None if found is None else found.weight
 
 
-def _matrix(module: Any) -> tuple[Tensor, Tensor | None]:
-    plain = _plain(module)
-    assert plain is not None, "a matrix that `fusable` would have refused"
-    return plain.weight.detach(), None if plain.bias is None else plain.bias.detach()
+def matrix(module: Any) -> tuple[Tensor, Tensor | None]:
+    found = plain(module)
+    assert found is not None, "a matrix that `fusable` would have refused"
+    return found.weight.detach(), None if found.bias is None else found.bias.detach()
 
 
 class FusedStep:
@@ -83,9 +83,9 @@ class FusedStep:
         self._heads, self._kv = config.num_attention_heads, config.num_key_value_heads
         self._act = body.layers[0].mlp.act_fn
         self._eps = body.norm.variance_epsilon
-        weights = [m for layer in body.layers for m in (*_attention_matrices(layer)[:3], *_mlp_matrices(layer)[:2])]
-        size = sum(_matrix(m)[0].numel() * _matrix(m)[0].element_size() for m in weights)
-        join = _joined if size <= JOINED_BYTES else list
+        weights = [m for layer in body.layers for m in (*attention_matrices(layer)[:3], *mlp_matrices(layer)[:2])]
+        size = sum(matrix(m)[0].numel() * matrix(m)[0].element_size() for m in weights)
+        join = joined if size <= JOINED_BYTES else list
         self._kept = torch.empty(0, 0)
         self._layers = [self._layer(layer, join) for layer in body.layers]
 
@@ -97,12 +97,12 @@ class FusedStep:
             head_norms = torch.stack([q] * self._heads + [k] * self._kv)
         return _Layer(
             before_attention=layer.input_layernorm.weight.detach(),
-            qkv=join([_matrix(m) for m in _attention_matrices(layer)[:3]]),
+            qkv=join([matrix(m) for m in attention_matrices(layer)[:3]]),
             head_norms=head_norms,
-            out=_matrix(attention.o_proj),
+            out=matrix(attention.o_proj),
             before_mlp=layer.post_attention_layernorm.weight.detach(),
-            gate_up=join([_matrix(mlp.gate_proj), _matrix(mlp.up_proj)]),
-            down=_matrix(mlp.down_proj),
+            gate_up=join([matrix(mlp.gate_proj), matrix(mlp.up_proj)]),
+            down=matrix(mlp.down_proj),
         )
 
     def __call__(self, tokens: Tensor, positions: Tensor, memory: RowMemory, how: Mapping[int, How]) -> Tensor:
@@ -133,8 +133,8 @@ class FusedStep:
     def _logits(self, states: Tensor) -> Tensor:
         """What the head gives, on a CPU in tiles of the vocabulary and always into the same memory."""
         head = self._head
-        plain = type(head) is nn.Linear and head.bias is None and states.dtype == head.weight.dtype == torch.float32
-        if not plain or states.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        simple = type(head) is nn.Linear and head.bias is None and states.dtype == head.weight.dtype == torch.float32
+        if not simple or states.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return head(states)
         size = head.weight.shape[0]
         if self._kept.shape[0] < len(states):
@@ -151,7 +151,7 @@ class FusedStep:
         return weight * (wide * scale).to(states.dtype)
 
 
-def _joined(matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[tuple[Tensor, Tensor | None]]:
+def joined(matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[tuple[Tensor, Tensor | None]]:
     weight = torch.cat([weight for weight, _ in matrices])
     biases = [weight.new_zeros(weight.shape[0]) if bias is None else bias for weight, bias in matrices]
     return [(weight, torch.cat(biases) if any(bias is not None for _, bias in matrices) else None)]

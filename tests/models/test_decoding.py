@@ -2,57 +2,16 @@
 
 import pytest
 import torch
+from decoded_rows import PROMPTS, decode
 from tiny import ARCHITECTURES, build_model
 
-from posttrain.models.decoding import NAME, Decoder
+from posttrain.models.decoding import NAME
 from posttrain.models.decoding_check import choose_decoding
-from posttrain.models.decoding_memory import RowMemory
+from posttrain.models.decoding_native import compilable
 from posttrain.models.decoding_step import ARCHITECTURES as FUSED
 from posttrain.models.decoding_step import fusable
 from posttrain.models.forest_attention import attention_of
 from posttrain.models.lora import apply_lora
-
-PROMPTS = [list(range(20, 33)), [40, 41], list(range(50, 57))]  # the first longer than the tiny windows of 8
-ROWS = [(0, 11), (1, 3), (0, 9), (2, 12), (1, 10)]  # (prompt, tokens), in the order in which they come
-
-
-def decode(model, way: str, *, shared: bool, places: int) -> dict[int, torch.Tensor]:
-    """Per row the logits after its prompt and each token; at most `places` rows at once, replaced as they end."""
-    generator = torch.Generator().manual_seed(1)
-    texts = [torch.randint(384, (size,), generator=generator).tolist() for _, size in ROWS]
-    found: dict[int, list[torch.Tensor]] = {}
-    with torch.no_grad(), attention_of(model, NAME):
-        decoder = Decoder(model, way)
-        prompts = decoder.prefill(PROMPTS[:2]) + decoder.prefill(PROMPTS[2:])
-        memory = RowMemory(rows=places, new_tokens=12, longest_prompt=13, shared=shared, like=prompts[0])
-        waiting, active = list(range(len(ROWS))), []
-
-        def start(place: int) -> None:
-            row = waiting.pop(0)
-            active[place : place + 1] = [row]
-            memory.put(place, prompts[ROWS[row][0]])
-            found[row] = [prompts[ROWS[row][0]].logits]
-
-        while waiting or active:
-            while waiting and len(active) < places:
-                start(len(active))
-            tokens = torch.tensor([texts[row][len(found[row]) - 1] for row in active])
-            for row, logits in zip(active, decoder.step(tokens, memory).clone()):
-                found[row].append(logits)
-            for place in reversed(range(len(active))):
-                if len(found[active[place]]) > len(texts[active[place]]):
-                    if waiting:
-                        start(place)
-                    else:
-                        memory.drop(place)
-                        active[place] = active[-1]
-                        active.pop()
-    whole = {}
-    for row, (prompt, _) in enumerate(ROWS):
-        with torch.no_grad():
-            logits = model(torch.tensor([PROMPTS[prompt] + texts[row]]), use_cache=False).logits[0]
-        whole[row] = (torch.stack(found[row]), logits[len(PROMPTS[prompt]) - 1 :])
-    return whole
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -60,6 +19,7 @@ def decode(model, way: str, *, shared: bool, places: int) -> dict[int, torch.Ten
 def test_logits_equal_those_of_whole_rows(arch, shared):
     model = build_model(arch)
     ways = ["modules", "fused"] if arch in FUSED else ["modules"]
+    ways += ["native"] if compilable(model) else []
     assert choose_decoding(model) == (ways[-1], "")
     for way in ways:
         for places in (2, 5):
@@ -68,7 +28,10 @@ def test_logits_equal_those_of_whole_rows(arch, shared):
 
 
 def test_a_wrong_step_is_found_and_not_used(monkeypatch):
-    from posttrain.models import decoding_step
+    from posttrain.models import decoding_native, decoding_step
+
+    monkeypatch.setattr(decoding_native.NativeStep, "_gated", lambda self, both: both[:, : both.shape[1] // 2])
+    assert choose_decoding(build_model("llama")) == ("fused", "")
 
     monkeypatch.setattr(decoding_step.FusedStep, "_norm", lambda self, states, weight: weight * states)
     assert choose_decoding(build_model("llama")) == ("modules", "")
