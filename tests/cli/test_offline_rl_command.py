@@ -33,8 +33,8 @@ def test_it_trains_and_says_where_things_are(
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [
         "offline-rl", "--model", tiny_model_dir("qwen2"), "--train_dataset", "rows.jsonl",
-        "--eval_dataset", "rows.jsonl", "--eval_strategy", "epoch", "--num_train_epochs", "1", "--output_dir", "out", "--use_cpu", "--disable_tqdm",
-        "--use_peft", "--loss_type", "topr", "--beta", "0.1",
+        "--eval_dataset", "rows.jsonl", "--eval_strategy", "epoch", "--num_train_epochs", "1", "--output_dir", "out",
+        "--use_cpu", "--disable_tqdm", "--use_peft", "--loss_type", "topr", "--beta", "0.1",
     ]  # fmt: skip
     assert cli.main(words) == 0
     said = capsys.readouterr().out
