@@ -1,4 +1,4 @@
-"""Small trainings that the tests run, here or in processes of their own: sft, dpo, grpo, offline, and with -lora."""
+"""Small trainings for the tests: sft, dpo, grpo, ppo, critic and offline, each also with -lora, in any process."""
 
 import hashlib
 import sys
@@ -17,6 +17,10 @@ from posttrain import (
     GRPOTrainer,
     OfflineRLConfig,
     OfflineRLTrainer,
+    PPOConfig,
+    PPOTrainer,
+    RewardConfig,
+    RewardTrainer,
     SFTConfig,
     SFTTrainer,
 )
@@ -33,6 +37,13 @@ REWARDED = [
 ROLLOUTS = {
     "per_device_train_batch_size": 4, "steps_per_generation": 4, "num_generations": 4, "num_iterations": 2,
     "max_completion_length": 6, "beta": 0.05, "max_steps": 16,
+}  # fmt: skip
+# the same with all that adapts itself: the coefficient, when to leave a rollout, who learns. Critic is PPO whose value
+# model has a body of its own
+PER_TOKEN = {
+    "per_device_train_batch_size": 4, "num_mini_batches": 2, "num_ppo_epochs": 2, "num_generations": 2,
+    "max_completion_length": 6, "kl_coef": 0.05, "kl_target": 0.5, "kl_horizon": 20, "early_stop_kl": 0.002,
+    "value_warmup_steps": 2, "value_learning_rate": 3e-3, "max_steps": 16,
 }  # fmt: skip
 
 
@@ -59,9 +70,18 @@ def trainer(method, output_dir, *, dropout=0.1, rows=CONVERSATIONS, ref_model=No
     if name == "grpo":
         args = GRPOConfig(**{**settings, **ROLLOUTS, **options})
         return GRPOTrainer(args=args, reward_funcs=sum_of_ids, train_dataset=PROMPTS, **shared)
+    if name in ("ppo", "critic"):
+        args = PPOConfig(**{**settings, **PER_TOKEN, **options})
+        value_model = build_model("qwen2", seed=3) if name == "critic" else None
+        return PPOTrainer(args=args, reward_funcs=sum_of_ids, train_dataset=PROMPTS, value_model=value_model, **shared)
     if name == "offline":
         args = OfflineRLConfig(**{**settings, "loss_type": "topr", "beta": 0.05, **options})
         return OfflineRLTrainer(args=args, train_dataset=REWARDED, ref_model=ref_model, **shared)
+    if name == "reward":
+        args = RewardConfig(**settings, disable_dropout=False, center_rewards_coefficient=0.01)
+        return RewardTrainer(
+            args=args, train_dataset=[{**row, "margin": i / 9} for i, row in enumerate(PAIRS)], **shared
+        )
     if name == "sft":
         return SFTTrainer(args=SFTConfig(**settings), train_dataset=rows, **shared)
     return DPOTrainer(args=DPOConfig(**settings, beta=0.3), train_dataset=PAIRS, ref_model=ref_model, **shared)

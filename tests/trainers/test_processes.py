@@ -21,7 +21,7 @@ def in_two(script, *arguments):
     return [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo-lora", "grpo", "offline"])
+@pytest.mark.parametrize("method", ["sft", "dpo-lora", "reward", "grpo", "ppo", "critic-lora", "offline"])
 def test_two_processes_equal_one(tmp_path, method):
     """Thirteen rows, four a step: the last step of an epoch gives one process nothing to do."""
     (line,) = in_two("two_processes.py", method, tmp_path / "two")

@@ -16,7 +16,8 @@ import torch
 from posttrain.engine.checkpoint import checkpoints, load_state, save_checkpoint
 from posttrain.errors import CheckpointError
 
-METHODS = ["sft", "dpo", "grpo", "offline", "sft-lora", "dpo-lora", "grpo-lora", "offline-lora"]
+FULL = ["sft", "dpo", "reward", "grpo", "ppo", "critic", "offline"]
+METHODS = [*FULL, *(f"{method}-lora" for method in FULL)]
 
 
 def run_job(method, output_dir, resume, answer):

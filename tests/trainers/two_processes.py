@@ -10,7 +10,7 @@ import torch
 
 
 def main(method, output_dir):
-    share = 2 if method == "grpo" else 1  # half of what one process takes
+    share = 2 if method.startswith(("grpo", "ppo", "critic")) else 1  # half of what one process takes
     options = {"per_device_train_batch_size": share, "num_train_epochs": 2, "dropout": 0.0}
     if not method.endswith("-lora"):
         options["save_strategy"] = "no"
