@@ -15,7 +15,7 @@ from posttrain.report.files import number, read_object
 from posttrain.report.histogram import columns
 from posttrain.report.sections import Card, Row
 from posttrain.report.subject import Subject
-from posttrain.report.text import figure, short, shown, visible
+from posttrain.report.text import DASH, figure, percent, short, shown, visible
 
 FILE = "lint.json"
 _LEVELS = {"error": "loss", "warning": "loss", "note": "plain"}
@@ -40,7 +40,7 @@ class Lint:
     lead: str
     findings: tuple[Found, ...]
     areas: Card | None  # what tells the sides of preference data apart
-    histograms: tuple[tuple[str, Markup], ...]
+    histograms: tuple[tuple[tuple[str, ...], str, Markup], ...]  # what is counted, the unit, the picture
     pairs: tuple[dict[str, str], ...]  # at risk of likelihood displacement
     example: Markup | None
     beta: tuple[str, str] | None  # what it does, and the commands to try
@@ -87,11 +87,15 @@ def _areas(found: Any) -> Card | None:
         return None
     scale = (0.3, 1.0)
     rows = []
+    longer = number(found.get("longer"))
     for one in _list(found.get("separations")):
         area = read_interval(one.get("area")) if isinstance(one, Mapping) else None
         if area is None:
             continue
         left = read_interval(one.get("without_length"))
+        said = None if left is None else f"without length {figure(left.estimate)}"
+        if one.get("features") == "length" and longer is not None:
+            said = f"longer in {percent(longer)}"
         tone = "loss" if area.low > 0.5 else "plain"
         text = f"{one.get('features')}: {area.estimate:.2f}, between {area.low:.2f} and {area.high:.2f}"
         rows.append(
@@ -100,7 +104,7 @@ def _areas(found: Any) -> Card | None:
                 picture=pictures.dot(area, scale, tone=tone, zero=False, text=text),
                 value=figure(area.estimate),
                 bounds=f"{figure(area.low)} to {figure(area.high)}",
-                note="" if left is None else f"without length {figure(left.estimate)}",
+                note=DASH if said is None else said,
                 tone=tone,
             )
         )
@@ -118,7 +122,7 @@ def _areas(found: Any) -> Card | None:
     )
 
 
-def _histogram(found: Any) -> tuple[str, Markup] | None:
+def _histogram(found: Any) -> tuple[tuple[str, ...], str, Markup] | None:
     if not isinstance(found, Mapping) or not isinstance(found.get("counts"), Mapping):
         return None
     edges = [number(edge) for edge in _list(found.get("edges"))]
@@ -128,7 +132,7 @@ def _histogram(found: Any) -> tuple[str, Markup] | None:
         return None
     unit = str(found.get("unit") or "")
     picture = columns(known, counts, unit=unit, limit=number(found.get("limit")))
-    return f"{', '.join(counts)}, in {unit}", picture
+    return tuple(counts), unit, picture
 
 
 def _pairs(found: list[Any]) -> list[dict[str, str]]:

@@ -117,8 +117,11 @@ def separability_findings(found: Separability, limits: Limits) -> Iterator[Findi
     for one in found.separations:
         if one.area.low <= limits.area:
             continue
-        named = ", ".join(f"{t.name!r} ({t.side})" if one.features in ("words", "characters") else f"{t.name} "
-                          f"({t.side})" for t in one.telling[:6])  # fmt: skip
+        named = ", ".join(f"{told.name} ({told.side})" for told in one.telling[:6])
+        if one.features in ("words", "characters"):
+            named = ", ".join(f"{told.name!r} ({told.side})" for told in one.telling[:6])
+        elif one.features == "length" and found.longer is not None:
+            named = f"the better side is the longer one in {found.longer:.0%}"
         left = one.without_length
         length = ""
         if left is not None:

@@ -93,7 +93,7 @@ class LintReport:
             parts.append(f"Edit distance of the sides, as a share of the longer one's words: {said}.")
         if self.outlooks:
             parts.append(self._without_source(_outlooks(self.outlooks)))
-        parts += [self._without_source(_finding(finding, color)) for finding in self._ordered()]
+        parts += [_finding(finding, color) for finding in self._ordered()]
         if self.paired:
             parts.append("\n".join([advice.BETA, *(f"  {command}" for command in self._beta()["commands"])]))
         parts.append(self.sentence)
@@ -107,8 +107,8 @@ class LintReport:
         return f"{'clean' if self.status == 0 else 'not clean'}: {said} in {self.rows:,} rows"
 
     def _without_source(self, text: str) -> str:
-        """The text with "row 17" where the only input need not be named with every row."""
-        return text.replace(f"{self.inputs[0]['name']}:", "row ") if len(self.inputs) == 1 else text
+        """The text with "line 17" where the only input need not be named with every row."""
+        return text.replace(f"{self.inputs[0]['name']}:", "line ") if len(self.inputs) == 1 else text
 
     def _ordered(self) -> list[Finding]:
         return sorted(self.findings, key=lambda finding: -STATUS[finding.level])

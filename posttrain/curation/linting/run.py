@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from posttrain.curation.kinds import stream
@@ -144,10 +145,10 @@ def _lint(
             "notes": sorted(seen.notes),
         }  # fmt: skip
     findings += pair_findings(scan, limits)
+    findings += phrase_findings(pairs, limits)
     separability = _separability(scan, limits, seed)
     if separability is not None:
         findings += separability_findings(separability, limits)
-    findings += phrase_findings(pairs, limits)
     measured = pairs[:DISTANCES]
     apart = distances(measured)
     findings += distance_findings(measured, apart, limits)
@@ -162,7 +163,7 @@ def _lint(
             for s in scan.sources.values()
         ),
         rows=scan.rows,
-        findings=tuple(findings),
+        findings=tuple(_briefly(findings, list(scan.sources))),
         settings={**named, "against": list(against), "max_length": max_length, "max_pairs": max_pairs,
                   "model_pairs": model_pairs, "seed": seed, "limits": vars(limits)},
         counts=counts,
@@ -173,6 +174,13 @@ def _lint(
         example=None if tokens is None else tokens.found.example,
         paired=scan.pairs > 0,
     )  # fmt: skip
+
+
+def _briefly(findings: Sequence[Finding], sources: Sequence[str]) -> list[Finding]:
+    """The findings, whose texts do not name the only input with every row."""
+    if len(sources) != 1:
+        return list(findings)
+    return [replace(finding, text=finding.text.replace(f"{sources[0]}:", "line ")) for finding in findings]
 
 
 def _separability(scan: Scan, limits: Limits, seed: int) -> Separability | None:

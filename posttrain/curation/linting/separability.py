@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.curation.linting.auc import Floats, Fold, folds_area, paired_area, smallest_seen
+from posttrain.curation.linting.auc import Floats, Fold, area, folds_area, paired_area, smallest_seen
 from posttrain.curation.linting.features import FEATURES, Features
 from posttrain.curation.linting.sides import Marked, Pair
 from posttrain.stats import Interval
@@ -53,6 +53,7 @@ class Separability:
     prompts: int
     paired: bool
     separations: tuple[Separation, ...]
+    longer: float | None  # share of pairs, or of pairings of a good and a bad answer, in which the better is the longer
     smallest_seen: float  # an area below this would not have been told from the threshold
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,8 +91,10 @@ def pair_separability(pairs: Sequence[Pair], *, total: int, threshold: float, se
                     telling=_telling(both, chosen, rejected, _weights(difference) * scale, ("chosen", "rejected")),
                 )
             )
+    gained = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])
     return Separability(
         pairs=total, used=len(pairs), prompts=prompts, paired=True, separations=tuple(separations),
+        longer=float(np.mean((gained > 0) + (gained == 0) / 2)) if len(gained) else None,
         smallest_seen=smallest_seen(prompts, threshold, level=LEVEL),
     )  # fmt: skip
 
@@ -131,8 +134,10 @@ def marked_separability(answers: Sequence[Marked], *, total: int, threshold: flo
                     telling=_telling(found, found.matrix[labels], found.matrix[~labels], weights, ("good", "bad")),
                 )
             )
+    sizes = np.array([len(answer.text) for answer in answers], dtype=np.float64)
     return Separability(
         pairs=total, used=len(answers), prompts=prompts, paired=False, separations=tuple(separations),
+        longer=area(sizes[labels], sizes[~labels]) if 0 < labels.sum() < len(labels) else None,
         smallest_seen=smallest_seen(prompts, threshold, level=LEVEL),
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_repeated_rows_are_found():
     report = lint([*rows[:20], rows[3], rows[3]])
     assert levels(report) == {"duplicate_rows": "warning"}
     assert report.findings[0].count == 2
-    assert "dataset:21 (repeats dataset:4)" in report.findings[0].text
+    assert "line 21 (repeats line 4)" in report.findings[0].text
 
 
 STORY = "The red fox met a grey wolf by the river and asked him for the way to the old mill behind the hill."
@@ -70,7 +70,7 @@ def test_near_duplicates_are_found():
     report = lint([*rows, chat("Tell me a story.", STORY.replace("old", "new"))])
     assert levels(report) == {"near_duplicates": "warning"}
     assert report.findings[0].places == ("dataset:3",)
-    assert "resembles dataset:1, Jaccard 0." in report.findings[0].text
+    assert "resembles line 1, Jaccard 0." in report.findings[0].text
     assert levels(lint([*rows, rows[0]])) == {"duplicate_rows": "warning"}
     assert levels(lint([*chats(40), *rows, chat("Tell me a story.", STORY + " Yes.")])) == {"near_duplicates": "note"}
 
@@ -135,7 +135,7 @@ def test_identical_and_contradictory_pairs_are_found():
     rows = pairs()
     against = lint([*rows, pair(rows[2]["prompt"], rows[2]["rejected"], rows[2]["chosen"])])
     assert levels(against)["contradictory_pairs"] == "warning"
-    assert "dataset:13 (prefers what dataset:3 rejects)" in against.text(color=False).replace("row ", "dataset:")
+    assert "line 13 (prefers what line 3 rejects)" in against.text(color=False)
 
 
 def test_the_same_preference_for_another_prompt_contradicts_nothing():
