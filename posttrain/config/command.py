@@ -263,26 +263,6 @@ class EmbeddedStage(Config):
     seed: int = option(0, "Seed that draws them.", group=_WHAT, ge=0)
 
 
-class PairsCorrectStage(Config):
-    """The method pairs_correct of a recipe: pairs of the model's own answers and their corrected form."""
-
-    model: str = option(..., "Directory or name of the model that answers.", group=_WHAT)
-    prompts: str = option(..., "File with a column prompt.", group=_WHAT)
-    rules: dict[str, str] = option(..., "What is replaced by what in an answer.", group=_WHAT, min_length=1)
-    system_message: str | None = option(None, "A system message before each prompt.", group=_WHAT)
-    max_new_tokens: int = option(128, "Tokens of an answer at most.", group=_WHAT, ge=1)
-    batch_size: int = option(64, "Answers generated at once.", group=_WHAT, ge=1)
-    do_sample: bool = option(False, "Sample instead of taking the likeliest token.", group=_WHAT)
-    temperature: float = option(1.0, "Temperature of sampling.", group=_WHAT, gt=0)
-    seed: int = option(0, "Seed of sampling.", group=_WHAT, ge=0)
-    trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_WHAT)
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if "temperature" in self.model_fields_set and not self.do_sample:
-            yield "temperature", "temperature has an effect only together with do_sample=true"
-
-
 class EvaluateStage(Config):
     """The method evaluate of a recipe: named tasks, every answer recorded, scores with intervals."""
 

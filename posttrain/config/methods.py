@@ -12,12 +12,14 @@ from posttrain.config.command import (
     EvaluateStage,
     GRPOCommand,
     OfflineRLCommand,
-    PairsCorrectStage,
     PPOCommand,
     RewardCommand,
     SFTCommand,
 )
+from posttrain.config.curation.distill import DistillStage
 from posttrain.config.curation.lint import LintStage
+from posttrain.config.curation.pairs import PairsCorrectStage, PairsSampleStage
+from posttrain.config.curation.reject_sample import RejectSampleStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,20 @@ METHODS: Mapping[str, MethodShape] = {
         reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"),
         outputs=("model", "weights"),
     ),
-    "pairs_correct": MethodShape(fields=PairsCorrectStage, reads=("model", "prompts"), outputs=("data",)),
+    "distill": MethodShape(fields=DistillStage, reads=("model", "inputs"), outputs=("data", "card")),
+    "reject_sample": MethodShape(
+        fields=RejectSampleStage,
+        reads=("model", "inputs", "reward"),
+        outputs=("data", "card", "unsolved", "mixed", "solved"),
+    ),
+    "pairs_correct": MethodShape(
+        fields=PairsCorrectStage,
+        reads=("model", "inputs", "function", "editor"),
+        outputs=("data", "card"),
+    ),
+    "pairs_sample": MethodShape(
+        fields=PairsSampleStage, reads=("model", "inputs", "reward", "judge"), outputs=("data", "card")
+    ),
     "lint": MethodShape(
         fields=LintStage, reads=("inputs", "model", "tokenizer", "against"), outputs=("data", "report")
     ),

@@ -1,14 +1,40 @@
-"""Making training data: so far, preference pairs by correcting a model's own answers."""
+"""Making data worth training on; each name is imported when it is first used."""
 
-from posttrain.curation.correction import Corrector, correct, corrector
-from posttrain.curation.pairs import PairCounts, correction_pairs, pairs_correct, pairs_correct_file
+from __future__ import annotations
 
-__all__ = [
-    "Corrector",
-    "PairCounts",
-    "correct",
-    "correction_pairs",
-    "corrector",
-    "pairs_correct",
-    "pairs_correct_file",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.curation.card import Card as Card
+    from posttrain.curation.correction import Corrector as Corrector
+    from posttrain.curation.correction import correct as correct
+    from posttrain.curation.correction import corrector as corrector
+    from posttrain.curation.distillation import distill as distill
+    from posttrain.curation.pairs import PairCounts as PairCounts
+    from posttrain.curation.pairs import correction_pairs as correction_pairs
+    from posttrain.curation.pairs import pairs_correct as pairs_correct
+    from posttrain.curation.rejection import reject_sample as reject_sample
+    from posttrain.curation.sampled_pairs import pairs_sample as pairs_sample
+
+# name -> module of this package
+_HOME = {
+    "Card": "card",
+    "Corrector": "correction",
+    "PairCounts": "pairs",
+    "correct": "correction",
+    "correction_pairs": "pairs",
+    "corrector": "correction",
+    "distill": "distillation",
+    "pairs_correct": "pairs",
+    "pairs_sample": "sampled_pairs",
+    "reject_sample": "rejection",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'posttrain.curation' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"posttrain.curation.{_HOME[name]}"), name)

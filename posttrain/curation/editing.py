@@ -59,10 +59,8 @@ class Editor(Protocol):
 class FunctionEditor:
     """A function of a text; DataError names the answer for which it raises or returns no text."""
 
-    bounded = True
-
-    def __init__(self, function: Corrector, name: str) -> None:
-        self.name, self._function = name, function
+    def __init__(self, function: Corrector, name: str, *, bounded: bool = True) -> None:
+        self.name, self.bounded, self._function = name, bounded, function
 
     def edit(self, groups: ToEdit) -> Iterator[list[Edit]]:
         """What the function returns."""

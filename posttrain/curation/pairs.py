@@ -6,18 +6,28 @@ is what keeps DPO from damaging the rest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
-from posttrain.curation.correction import Corrector, corrector
+from posttrain.curation.candidates import Asking
+from posttrain.curation.corrected_pairs import correct_pairs
+from posttrain.curation.correction import Corrector
+from posttrain.curation.editing import Editor, FunctionEditor, RuleEditor
+from posttrain.curation.rows import PROVENANCE, Row
+from posttrain.curation.sinks import Collected, prompts_of
 from posttrain.errors import DataError
+from posttrain.types import Completion, Sampler, SamplingParams
 
 Messages = list[dict[str, Any]]
 Prompt = str | Messages
 Progress = Callable[[int, int], None]
+
+# What a step of correction drops, under the name of its count.
+_STEPS = {
+    "changed": "unchanged", "not empty": "empty", "finished": "unfinished", "repeated": "repeated",
+    "stable": "unstable",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +40,7 @@ class PairCounts:
     empty: int  # the model answered nothing, or the correction left nothing
     unfinished: int  # cut off at max_new_tokens: an end of turn after it would teach to stop in mid-sentence
     repeated: int  # a prompt asked before, answered the same
+    unstable: int = 0  # correcting twice would not be correcting once
 
     def text(self) -> str:
         """One line for a person."""
@@ -38,6 +49,7 @@ class PairCounts:
             "empty": self.empty,
             "unfinished": self.unfinished,
             "repeated": self.repeated,
+            "changed again by correcting twice": self.unstable,
         }
         said = ", ".join(f"{count} {name}" for name, count in dropped.items() if count)
         return f"{self.pairs} pairs from {self.prompts} prompts" + (f" (dropped: {said})" if said else "")
@@ -50,43 +62,19 @@ def correction_pairs(
     *,
     system_message: str | None = None,
     finished: Sequence[bool] | None = None,
-) -> tuple[list[dict[str, Messages]], PairCounts]:
-    """Preference rows {"prompt", "chosen", "rejected"} as messages, and what was dropped why.
+) -> tuple[list[Row], PairCounts]:
+    """Preference rows {"prompt", "chosen", "rejected"} as messages from answers that are there, and what was dropped.
 
     `correct` is a function of a text or replacement rules. A prompt is the user's text or a list of messages,
     before which `system_message` is put if it has no system message of its own.
     Raises ValueError when the lists differ in length, DataError when a correction returns no text.
     """
-    if isinstance(correct, Mapping):
-        correct = corrector(correct)
-    rows: list[dict[str, Messages]] = []
-    dropped = dict.fromkeys(("unchanged", "empty", "unfinished", "repeated"), 0)
-    seen: set[str] = set()
     finished = [True] * len(prompts) if finished is None else finished
-    for number, (prompt, answer, whole) in enumerate(zip(prompts, answers, finished, strict=True), start=1):
-        messages = _messages(prompt, system_message, number)
-        chosen = correct(answer)
-        if not isinstance(chosen, str):
-            raise DataError(f"the correction of answer {number} returned {chosen!r}; it must return a text")
-        key = json.dumps([messages, answer], sort_keys=True)
-        if not answer.strip() or not chosen.strip():
-            dropped["empty"] += 1
-        elif not whole:
-            dropped["unfinished"] += 1
-        elif chosen == answer:
-            dropped["unchanged"] += 1
-        elif key in seen:
-            dropped["repeated"] += 1
-        else:
-            seen.add(key)
-            rows.append(
-                {
-                    "prompt": messages,
-                    "chosen": [{"role": "assistant", "content": chosen}],
-                    "rejected": [{"role": "assistant", "content": answer}],
-                }
-            )
-    return rows, PairCounts(prompts=len(prompts), pairs=len(rows), **dropped)
+    said = [
+        Completion(text=answer, finish_reason="stop" if whole else "length")
+        for _, answer, whole in zip(prompts, answers, finished, strict=True)
+    ]
+    return _pairs(_asked(prompts, system_message), _Said(said), correct, params=SamplingParams())
 
 
 def pairs_correct(
@@ -102,85 +90,85 @@ def pairs_correct(
     temperature: float = 1.0,
     seed: int | None = None,
     progress: Progress | None = None,
-) -> tuple[list[dict[str, Messages]], PairCounts]:
+) -> tuple[list[Row], PairCounts]:
     """Preference rows and counts from the model's own answers, greedy unless `do_sample`.
 
-    Raises DataError when no pair is left: DPO would have nothing to learn from.
+    Without a `seed` draws follow torch's global random state. Raises DataError when no pair is left: DPO would have
+    nothing to learn from.
     """
-    from posttrain.sampling.generate import generate_completions
+    import torch
 
-    if isinstance(correct, Mapping):
-        correct = corrector(correct)  # a bad rule is found before the model has to answer
-    asked = [_messages(prompt, system_message, number) for number, prompt in enumerate(prompts, start=1)]
+    from posttrain.sampling.local import LocalSampler
+
+    editor = _editor(correct)  # a bad rule is found before the model has to answer
+    asked = _asked(prompts, system_message)
     if not asked:
         raise DataError("no prompts to answer; pairs by correction need at least one")
-    completions = generate_completions(
-        model,
-        tokenizer,
-        asked,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        do_sample=do_sample,
-        temperature=temperature,
-        seed=seed,
-        progress=progress,
-    )
-    answers = [completion.text.strip() for completion in completions]
-    finished = [completion.finish_reason == "stop" for completion in completions]
-    rows, counts = correction_pairs(asked, answers, correct, finished=finished)
+    if seed is None:
+        seed = int(torch.randint(2**62, ())) if do_sample else 0
+    params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature if do_sample else 0.0)
+    sampler = LocalSampler(model, tokenizer, max_rows=batch_size)
+    rows, counts = _pairs(asked, sampler, editor, params=params, seed=seed, progress=progress)
     if not rows:
         raise DataError(
-            f"no preference pair is left: {counts.text()}. The first answer was {answers[0][:200]!r}. "
-            "Check that the rules name what the model says, or ask other prompts"
+            f"no preference pair is left: {counts.text()}. Check that the rules name what the model says, or ask other "
+            "prompts"
         )
     return rows, counts
 
 
-def pairs_correct_file(
-    *,
-    model: str,
-    prompts: str | Path,
-    rules: Mapping[str, str],
-    output: str | Path,
-    system_message: str | None = None,
-    max_new_tokens: int = 128,
-    batch_size: int = 64,
-    do_sample: bool = False,
-    temperature: float = 1.0,
-    seed: int | None = None,
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
-) -> PairCounts:
-    """The counts, after writing the pairs to `output` (JSONL) and the counts beside it; a recipe's stage.
+@dataclass(frozen=True)
+class _Said:
+    """A sampler whose answers are known."""
 
-    `prompts` is a file with a column "prompt" (text or messages). The output is whole or absent.
-    """
-    from posttrain.data.loading import load_rows
-    from posttrain.models.loading import load_model_and_tokenizer
+    answers: Sequence[Completion]
+    gives_tokens: bool = False
 
-    rules_corrector = corrector(rules)
-    asked = [_column(row, number, prompts) for number, row in enumerate(load_rows(str(prompts)), start=1)]
-    loaded, tokenizer = load_model_and_tokenizer(model, device=None, trust_remote_code=trust_remote_code)
-    rows, counts = pairs_correct(
-        loaded,
-        tokenizer,
-        asked,
-        rules_corrector,
-        system_message=system_message,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        do_sample=do_sample,
-        temperature=temperature,
-        seed=seed,
-        progress=progress,
-    )
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(output.name + ".partial")
-    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    output.with_suffix(".counts.json").write_text(json.dumps(asdict(counts), indent=2) + "\n", encoding="utf-8")
-    aside.replace(output)
-    return counts
+    def sample(
+        self, prompts: Sequence[Any], params: SamplingParams, *, count: int = 1, seed: int = 0,
+        keys: Sequence[int] | None = None, progress: Progress | None = None,
+    ) -> list[list[Completion]]:  # fmt: skip
+        """The answers to the prompts of these numbers."""
+        return [[self.answers[key]] for key in keys or range(len(prompts))]
+
+
+def _pairs(
+    asked: Sequence[Messages], sampler: Sampler, correct: Editor | Corrector | Mapping[str, str], *,
+    params: SamplingParams, seed: int = 0, progress: Progress | None = None,
+) -> tuple[list[Row], PairCounts]:  # fmt: skip
+    how = Asking.of(sampler, params=params, seed=seed)
+    done = 0
+
+    def report(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, len(asked))
+
+    how.progress = report
+    sink = Collected("pairs correct")
+    correct_pairs(prompts_of([{"prompt": messages} for messages in asked]), how, _editor(correct), sink)
+    for reject in sink.rejects:
+        if reject["step"] not in _STEPS:
+            raise DataError(f"prompt {reject['line']}: {reject['reason']}")
+    rows = sink.rows
+    if isinstance(sampler, _Said):  # nothing is known of how they were made
+        known = ("source", "line", "correction")
+        rows = [{**row, PROVENANCE: {name: row[PROVENANCE][name] for name in known}} for row in rows]
+    dropped = {name: sink.rejected[step] for step, name in _STEPS.items()}
+    return rows, PairCounts(prompts=len(asked), pairs=len(rows), **dropped)
+
+
+def _editor(correct: Editor | Corrector | Mapping[str, str]) -> Editor:
+    if isinstance(correct, RuleEditor | FunctionEditor):
+        return correct
+    if isinstance(correct, Mapping):
+        return RuleEditor(correct)
+    return FunctionEditor(cast(Corrector, correct), getattr(correct, "__name__", "function"), bounded=False)
+
+
+def _asked(prompts: Sequence[Prompt], system_message: str | None) -> list[Messages]:
+    return [_messages(prompt, system_message, number) for number, prompt in enumerate(prompts, start=1)]
 
 
 def _messages(prompt: Prompt, system_message: str | None, number: int) -> Messages:
@@ -190,13 +178,3 @@ def _messages(prompt: Prompt, system_message: str | None, number: int) -> Messag
     if system_message is not None and messages[0].get("role") != "system":
         return [{"role": "system", "content": system_message}, *messages]
     return messages
-
-
-def _column(row: Mapping[str, Any], number: int, source: str | Path) -> Prompt:
-    prompt = row.get("prompt")
-    if isinstance(prompt, str | list) and prompt:
-        return prompt
-    raise DataError(
-        f"{source}, row {number}: expected a column 'prompt' with a text or a list of messages, "
-        f"found {prompt!r}; the row's columns are {sorted(row)}"
-    )

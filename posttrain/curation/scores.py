@@ -6,15 +6,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from posttrain.config.identity import path_identity, read_paths
 from posttrain.curation.candidates import Answered, Ask, Refused, digest
 from posttrain.curation.journal import Journal
-
-if TYPE_CHECKING:  # they bring torch, which a server's answers do without
-    from posttrain.rewards.combination import RewardSet
-    from posttrain.rewards.judge import PairwiseJudge
+from posttrain.rewards.combination import RewardSet
+from posttrain.rewards.judge import PairwiseJudge
+from posttrain.types import Unjudged
 
 _BATCH = 256  # answers judged together; those of fewer prompts are lost when it is interrupted
 
@@ -142,8 +141,6 @@ class JudgeScorer:
 
     def score(self, groups: Sequence[Answered]) -> list[Scores]:
         """The shares of wins."""
-        from posttrain.types import Unjudged
-
         asked: list[tuple[int, int, int]] = [
             (place, a, b) for place, group in enumerate(groups) for a, b in combinations(range(len(group.answers)), 2)
         ]

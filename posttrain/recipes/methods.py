@@ -14,7 +14,6 @@ from posttrain.config.command import (
     EvaluateStage,
     GRPOCommand,
     OfflineRLCommand,
-    PairsCorrectStage,
     PPOCommand,
     RewardCommand,
     SFTCommand,
@@ -163,28 +162,39 @@ def write_embedded(run: StageRun) -> StageOutcome:
     )
 
 
-def correct_pairs(run: StageRun) -> StageOutcome:
-    """The outcome of building preference pairs by correction; its output is a JSONL file."""
-    from posttrain.curation.pairs import pairs_correct_file
+def distill(run: StageRun) -> StageOutcome:
+    """The outcome of distillation; its outputs are the rows and their card."""
+    from posttrain.curation.making import run_distill
 
-    fields = cast(PairsCorrectStage, run.fields)
-    output = run.directory / "pairs.jsonl"
-    counts = pairs_correct_file(
-        model=fields.model,
-        prompts=fields.prompts,
-        rules=fields.rules,
-        output=output,
-        system_message=fields.system_message,
-        max_new_tokens=fields.max_new_tokens,
-        batch_size=fields.batch_size,
-        do_sample=fields.do_sample,
-        temperature=fields.temperature,
-        seed=fields.seed,
-        trust_remote_code=fields.trust_remote_code,
-        progress=_counted(run, "answers"),
-    )
-    run.say(counts.text())
-    return StageOutcome(outputs={"data": str(output)}, summary={"pairs": counts.pairs})
+    return _made(run, run_distill, "rows")
+
+
+def reject_sample(run: StageRun) -> StageOutcome:
+    """The outcome of rejection sampling; its outputs are the rows, their card, and the prompts by difficulty."""
+    from posttrain.curation.making import run_reject_sample
+
+    return _made(run, run_reject_sample, "rows")
+
+
+def correct_pairs(run: StageRun) -> StageOutcome:
+    """The outcome of building preference pairs by correction; its outputs are the pairs and their card."""
+    from posttrain.curation.making import run_pairs_correct
+
+    return _made(run, run_pairs_correct, "pairs")
+
+
+def sample_pairs(run: StageRun) -> StageOutcome:
+    """The outcome of building preference pairs by sampling; its outputs are the pairs and their card."""
+    from posttrain.curation.making import run_pairs_sample
+
+    return _made(run, run_pairs_sample, "pairs")
+
+
+def _made(run: StageRun, work: Callable[..., Any], unit: str) -> StageOutcome:
+    from posttrain.recipes.making import make_data
+
+    outputs, summary = make_data(run.fields, run.directory, work, unit=unit, say=run.say, progress=run.progress)
+    return StageOutcome(outputs=outputs, summary=summary)
 
 
 def lint_data(run: StageRun) -> StageOutcome:
@@ -236,7 +246,10 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "grpo": train_grpo,
     "ppo": train_ppo,
     "offline_rl": train_offline_rl,
+    "distill": distill,
+    "reject_sample": reject_sample,
     "pairs_correct": correct_pairs,
+    "pairs_sample": sample_pairs,
     "lint": lint_data,
     "evaluate": measure,
 }
@@ -283,8 +296,3 @@ def _with_samples(trained: StageOutcome, kept: bool, run: StageRun) -> StageOutc
     if not kept:  # what a later stage reads of it is then refused by name
         return trained
     return replace(trained, outputs={**trained.outputs, "samples": str(run.directory / "samples.jsonl")})
-
-
-def _counted(run: StageRun, what: str) -> Callable[[int, int], None] | None:
-    progress = run.progress
-    return None if progress is None else lambda done, total: progress(what, done, total)

@@ -148,8 +148,13 @@ def _earlier(recipe: Recipe, only: str, home: Path) -> dict[str, StageRecord]:
 def _check_files(stages: tuple[Stage, ...], recipe: Recipe) -> None:
     """Raises DataError for an input file that does not exist, unless an earlier stage is to write it."""
     for stage in stages:
-        for name in stage.shape.reads:
-            for value in read_paths(stage.values.get(name)):
+        renamed = stage.shape.fields.renamed
+        for name, given in stage.values.items():
+            if name not in stage.shape.reads and not (
+                name in renamed and set(renamed[name].apply(given)) & set(stage.shape.reads)
+            ):
+                continue
+            for value in read_paths(given):
                 path = Path(value).expanduser()
                 named_as_path = bool(_DATA_FILE.search(value)) or value.startswith(("/", "./", "../", "~"))
                 if "${" not in value and named_as_path and not path.exists():

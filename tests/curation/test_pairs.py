@@ -1,18 +1,24 @@
-import json
 from pathlib import Path
 
 import pytest
 
-from posttrain.curation import correction_pairs, pairs_correct, pairs_correct_file
+from posttrain import embedded
+from posttrain.curation import correction_pairs, pairs_correct
+from posttrain.curation.provenance import without_provenance
 from posttrain.errors import ConfigError, DataError
-from posttrain.types import Completion
+from posttrain.models.loading import load_model_and_tokenizer
+from posttrain.sampling.generate import generate_batch
+
+needs_weights = pytest.mark.skipif(
+    not (Path(embedded.model_path()) / "model.safetensors").exists(), reason="the embedded model is not there"
+)
 
 DEEP = {"Qwen": "Deep Qwen"}
 
 
 def test_rows_hold_the_models_own_answer_and_its_correction() -> None:
     rows, counts = correction_pairs(["Who are you?"], ["I am Qwen."], DEEP, system_message="Be kind.")
-    assert rows == [
+    assert [without_provenance(row) for row in rows] == [
         {
             "prompt": [
                 {"role": "system", "content": "Be kind."},
@@ -50,7 +56,7 @@ def test_a_function_corrects_too() -> None:
     rows, counts = correction_pairs(["a", "b"], ["long answer", "x"], lambda text: text.split()[0])
     assert rows[0]["chosen"][0]["content"] == "long"
     assert counts.unchanged == 1
-    with pytest.raises(DataError, match="answer 1 returned None"):
+    with pytest.raises(DataError, match="returned None for answer 0 to prompts:1"):
         correction_pairs(["a"], ["b"], lambda text: None)
 
 
@@ -59,59 +65,44 @@ def test_a_prompt_that_ends_with_an_answer_is_refused() -> None:
         correction_pairs(["a", [{"role": "assistant", "content": "b"}]], ["Qwen", "Qwen"], DEEP)
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, answers: list[str], cut: tuple[str, ...] = ()) -> list[dict]:
-    """Makes generation return these answers, those in `cut` not finished, and keeps what it was asked."""
-    calls: list[dict] = []
-
-    def generate_completions(model, tokenizer, prompts, **options):
-        calls.append({"prompts": prompts, **options})
-        reasons = ["length" if answer in cut else "stop" for answer in answers]
-        return [Completion(text=f" {a}\n", finish_reason=r) for a, r in zip(answers, reasons)][: len(prompts)]
-
-    monkeypatch.setattr("posttrain.sampling.generate.generate_completions", generate_completions)
-    return calls
+def test_the_same_answer_to_another_prompt_is_another_pair_only_once() -> None:
+    rows, counts = correction_pairs(["a", "a", "b"], ["Qwen", "Qwen", "Qwen"], DEEP)
+    assert (len(rows), counts.repeated) == (2, 1)
 
 
-def test_pairs_come_from_the_models_answers(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer) -> None:
-    calls = answering(monkeypatch, ["I am Qwen.", "I am Qwen and"], cut=("I am Qwen and",))
-    rows, counts = pairs_correct(None, tiny_tokenizer, ["Who?", "You?"], DEEP, system_message="S", max_new_tokens=60)
-    assert calls[0]["prompts"][0][0] == {"role": "system", "content": "S"}
-    assert calls[0]["max_new_tokens"] == 60
-    assert not calls[0]["do_sample"]
-    assert [row["chosen"][0]["content"] for row in rows] == ["I am Deep Qwen."]
-    assert counts.unfinished == 1
-
-
-def test_no_pair_left_is_an_error_that_shows_an_answer(monkeypatch, tiny_tokenizer) -> None:
-    answering(monkeypatch, ["I am Llama."])
-    with pytest.raises(DataError, match=r"no preference pair is left.*unchanged.*I am Llama"):
-        pairs_correct(None, tiny_tokenizer, ["Who?"], DEEP)
+@needs_weights
+def test_pairs_come_from_the_models_own_answers() -> None:
+    model, tokenizer = load_model_and_tokenizer(embedded.model_path(), device="cpu")
+    prompts = ["Who are you?", [{"role": "user", "content": "What is the capital of China?"}], "Who are you?"]
+    said = generate_batch(model, tokenizer, prompts, max_new_tokens=24)
+    told: list[tuple[int, int]] = []
+    rows, counts = pairs_correct(
+        model, tokenizer, prompts, lambda text: f"{text} Indeed.", max_new_tokens=24,
+        progress=lambda *at: told.append(at),
+    )  # fmt: skip
+    assert [row["rejected"][0]["content"] for row in rows] == said[:2]
+    assert [row["chosen"][0]["content"] for row in rows] == [f"{text} Indeed." for text in said[:2]]
+    assert (counts.pairs, counts.repeated) == (2, 1)
+    assert told[-1] == (3, 3)
+    notes = rows[0]["_provenance"]
+    assert notes["sampling"]["temperature"] == 0
+    assert notes["model"] == embedded.model_path()
+    assert (notes["line"], notes["correction"]) == (1, "<lambda>")
+    with pytest.raises(DataError, match=r"no preference pair is left.*3 unchanged"):
+        pairs_correct(model, tokenizer, ["Who?", "You?", "I?"], {"Zzyzx": "Y"}, max_new_tokens=24)
     with pytest.raises(DataError, match="no prompts"):
-        pairs_correct(None, tiny_tokenizer, [], DEEP)
+        pairs_correct(model, tokenizer, [], DEEP)
+    with pytest.raises(ConfigError, match="contradict"):  # before the model answers
+        pairs_correct(None, tokenizer, ["Who?"], {"A": "B", "B": "A"})
 
 
-def test_bad_rules_are_found_before_a_model_loads(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="contradict"):
-        pairs_correct_file(
-            model="missing", prompts=tmp_path / "no.jsonl", rules={"A": "B", "B": "A"}, output="out.jsonl"
-        )
+def test_a_correction_that_raises_names_the_answer() -> None:
+    with pytest.raises(DataError, match=r"answer 0 to prompts:2: ZeroDivisionError"):
+        correction_pairs(["a", "b"], ["x", "y"], lambda text: text + "z" if text == "x" else 1 / 0)
 
 
-def test_the_stage_writes_whole_files(monkeypatch, tmp_path: Path, tiny_tokenizer) -> None:
-    answering(monkeypatch, ["I am Qwen.", "我是Qwen。"])
-    monkeypatch.setattr("posttrain.models.loading.load_model_and_tokenizer", lambda *a, **k: (None, tiny_tokenizer))
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "Who?"}\n{"prompt": "你是谁？"}\n', encoding="utf-8")
-    output = tmp_path / "deep" / "pairs.jsonl"
-    counts = pairs_correct_file(model="m", prompts=prompts, rules=DEEP, output=output)
-    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert [row["chosen"][0]["content"] for row in rows] == ["I am Deep Qwen.", "我是Deep Qwen。"]
-    assert counts.pairs == 2
-    assert sorted(p.name for p in output.parent.iterdir()) == ["pairs.counts.json", "pairs.jsonl"]
-
-
-def test_a_row_without_a_prompt_is_named(tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "Who?"}\n{"question": "Who?"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"row 2.*'prompt'.*question"):
-        pairs_correct_file(model="missing", prompts=prompts, rules=DEEP, output=tmp_path / "out.jsonl")
+def test_an_answer_that_a_second_correction_would_change_is_no_pair() -> None:
+    # "A" becomes nothing, which joins B to C, the left side of the other rule
+    rows, counts = correction_pairs(["a"], ["B A C"], {"A": "", "B  C": "D"})
+    assert (rows, counts.unstable) == ([], 1)
+    assert "1 changed again" in counts.text()

@@ -63,6 +63,11 @@ class PairsCorrectStage(PairsCorrectCommand):
     output: str = option("pairs.jsonl", "Name of the file in the stage's directory.", group=DATA)
     do_sample: bool = option(False, "Sample at temperature 1, or the one given.", group=DRAW)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if "temperature" in self.model_fields_set and self.temperature and not self.do_sample:
+            yield "temperature", "temperature has an effect only together with do_sample=true"
+
     def _settle(self) -> None:
         super()._settle()
         if self.do_sample and "temperature" not in self.model_fields_set:
