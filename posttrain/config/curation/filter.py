@@ -108,8 +108,8 @@ class FilterFields(Config):
     @field_validator("near_duplicates")
     @classmethod
     def _share(cls, value: Any) -> Any:
-        if isinstance(value, float) and not 0.1 <= value <= 1:
-            raise ValueError("from 0.1 to 1")
+        if isinstance(value, float) and not 0.2 <= value <= 1:
+            raise ValueError("from 0.2 to 1")
         return value
 
     @property

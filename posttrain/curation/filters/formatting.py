@@ -9,7 +9,7 @@ from posttrain.curation.filters.spoken import Spoken
 
 _FENCE = re.compile(r"^[ \t]*(?:[-*>]\s+|\d+\.\s+)?(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
 _TEMPLATE = re.compile(
-    r"<\|[A-Za-z][\w-]{1,40}\|>|<｜[^｜\n]{1,40}｜>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|\A\s*<s>|</s>\s*\Z"
+    r"<\|[A-Za-z][\w-]{1,40}\|>|<｜[^｜\n]{1,40}｜>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|\A\s*<s>(?!(?s:.)*</s>\s*\S)|</s>\s*\Z"
 )
 _HEADING = re.compile(r"^#{2,3} ?(?:Instruction|Response|Input|Human|Assistant):?\s*$", re.MULTILINE)
 # What UTF-8 looks like when it was read as Latin-1 or Windows-1252: a lead byte and the right number of others.

@@ -50,8 +50,8 @@ class NearIndex:
     def judge(self, sets: Sequence[Hashes], laid: Signatures) -> list[Match | None]:
         """For each new row the kept row that it resembles; None for those that are now kept, too.
 
-        Rows are decided in order, each against all that were kept before it, also of these. Of several kept rows it is
-        the one whose signature is most alike, as far as its similarity was verified.
+        Rows are decided in order, each against all that were kept before it, also of these, and what is named is the
+        earliest of the kept rows: how the rows are cut into calls does not matter.
         """
         compared = _comparable(sets)
         keys = band_keys(laid, self.bands, self.places)
@@ -77,7 +77,7 @@ class NearIndex:
     def _candidates(
         self, rows: NDArray[np.int64], keys: NDArray[np.uint64], laid: Signatures
     ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """(row, kept rows that may be as similar as the threshold, the most alike first), where there are any."""
+        """(row, kept rows that may be as similar as the threshold, the earliest first), where there are any."""
         owner = np.repeat(rows, self.bands)
         band = np.tile(np.arange(self.bands), len(rows))
         current = self._heads[band, self._buckets(keys[rows]).ravel()]
@@ -100,9 +100,7 @@ class NearIndex:
             part = slice(at, at + _PAIRS_AT_ONCE)
             alike[part] = estimates(laid[new[part]], self._signatures[kept[part]])
         close = alike >= self.least_estimate
-        new, kept, alike = new[close], kept[close], alike[close]
-        order = np.lexsort((kept, -alike, new))
-        new, kept = new[order], kept[order]
+        new, kept = new[close], kept[close]
         firsts = np.flatnonzero(np.diff(new, prepend=-1)).tolist()
         for begin, end in zip(firsts, [*firsts[1:], len(new)]):
             yield int(new[begin]), kept[begin:end]
@@ -129,12 +127,10 @@ class NearIndex:
             mine = keys[row].tolist()
             others = np.array(sorted({other for key in mine for other in buckets.get(key, ())}), np.int64)
             alike = estimates(np.broadcast_to(laid[row], (len(others), PLACES)), laid[others])
-            for at in np.lexsort((others, -alike)).tolist():
-                if alike[at] < self.least_estimate:
-                    break
-                similarity = jaccard(sets[row], sets[others[at]])
+            for other in others[alike >= self.least_estimate].tolist():
+                similarity = jaccard(sets[row], sets[other])
                 if similarity >= self.threshold:
-                    twins[row] = (int(others[at]), similarity)
+                    twins[row] = (other, similarity)
                     break
             if row not in twins:
                 for key in mine:
