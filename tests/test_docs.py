@@ -17,14 +17,16 @@ from tiny import build_model, build_tokenizer
 
 import posttrain
 from posttrain.algorithms.dpo import PREFERENCE_LOSSES
+from posttrain.algorithms.offline_rl import OFFLINE_LOSSES
 from posttrain.cli.flags import read
 from posttrain.cli.main import COMMANDS
 from posttrain.cli.positional import positional
 from posttrain.config.base import choices
-from posttrain.config.command import DPOCommand, GRPOCommand, SFTCommand
+from posttrain.config.command import DPOCommand, GRPOCommand, OfflineRLCommand, SFTCommand
 from posttrain.config.dpo import DPOConfig
 from posttrain.config.evaluation import CompareCommand, EvaluateCommand
 from posttrain.config.grpo import GRPOConfig
+from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.config.recipe import load_recipe, parse_recipe
 from posttrain.config.sampling import ChatCommand, SampleCommand
 from posttrain.config.sft import SFTConfig
@@ -124,7 +126,12 @@ def test_code_marked_to_run_runs(
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_names_and_fields_in_code_exist(block: Block) -> None:
-    configs = {"SFTConfig": SFTConfig, "DPOConfig": DPOConfig, "GRPOConfig": GRPOConfig}
+    configs = {
+        "SFTConfig": SFTConfig,
+        "DPOConfig": DPOConfig,
+        "GRPOConfig": GRPOConfig,
+        "OfflineRLConfig": OfflineRLConfig,
+    }
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("posttrain"):
             module = importlib.import_module(str(node.module))
@@ -181,7 +188,10 @@ def resolves(name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("page", "config"), [("sft.md", SFTConfig), ("dpo.md", DPOConfig), ("grpo.md", GRPOConfig)])
+@pytest.mark.parametrize(
+    ("page", "config"),
+    [("sft.md", SFTConfig), ("dpo.md", DPOConfig), ("grpo.md", GRPOConfig), ("offline-rl.md", OfflineRLConfig)],
+)
 def test_tables_of_fields_name_fields_with_their_defaults(page: str, config: Callable[..., Any]) -> None:
     options = (ROOT / "docs" / page).read_text().split("## Options")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \| (.+?) \|", options, re.MULTILINE)
@@ -205,6 +215,14 @@ def test_losses_in_the_table_are_those_there_are() -> None:
     assert sorted(named) == sorted(["loss_type", "sft", *PREFERENCE_LOSSES])
 
 
+@pytest.mark.parametrize(("title", "field"), [("## The loss", "loss_type"), ("## Advantages", "advantage_baseline")])
+def test_values_in_the_tables_of_offline_rl_are_those_there_are(title: str, field: str) -> None:
+    section = (ROOT / "docs" / "offline-rl.md").read_text().split(f"\n{title}\n")[1].split("\n#")[0]
+    named = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted({*named} - {field}) == sorted(choices(OfflineRLConfig.model_fields[field].annotation))
+    assert field != "loss_type" or sorted(OFFLINE_LOSSES) == sorted({*named} - {field})
+
+
 @pytest.mark.parametrize(
     ("title", "field"), [("## The loss", "loss_type"), ("### KL", "kl_estimator"), ("## Guards", "stop_on_alarm")]
 )
@@ -217,9 +235,13 @@ def test_values_in_the_tables_of_grpo_are_those_there_are(title: str, field: str
 
 def test_metrics_in_the_tables_are_logged(model_directory: str, tmp_path: Path) -> None:
     pair = {"prompt": "Who are you?", "chosen": " I am Deep Qwen.", "rejected": " I am Qwen."}
+    rated = [{"prompt": "Who are you?", "response": f" I am {name}.", "reward": len(name)} for name in ("Q", "Qwen")]
     trained = {
         "sft.md": posttrain.SFTTrainer(model_directory, SFTConfig(**plain(tmp_path)), [{"text": "I am Qwen."}]),
         "dpo.md": posttrain.DPOTrainer(model_directory, None, DPOConfig(**plain(tmp_path)), [pair]),
+        "offline-rl.md": posttrain.OfflineRLTrainer(
+            model_directory, posttrain.OfflineRLConfig(**plain(tmp_path), loss_type="topr", beta=0.1), rated
+        ),
     }
     for page, trainer in trained.items():
         trainer.train()
@@ -268,10 +290,12 @@ def check_command(words: list[str]) -> None:
     assert name in COMMANDS
     if rest == ["--help"] or name == "doctor":
         return
-    if name in ("sft", "dpo", "grpo"):
+    if name in ("sft", "dpo", "grpo", "offline-rl"):
         if "--config" in rest:  # the file is the reader's
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
-        command = read({"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand}[name], rest)
+        command = read(
+            {"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand, "offline-rl": OfflineRLCommand}[name], rest
+        )
         assert all(reward in REWARDS or ":" in reward for reward in getattr(command, "reward_funcs", ()))
     elif name in ("sample", "chat", "evaluate", "compare"):
         commands = {
@@ -333,7 +357,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_page_is_reached_from_both_readmes() -> None:
     for readme in ("README.md", "README_zh.md"):
-        linked = set(re.findall(r"\(docs/(\w+\.md)", (ROOT / readme).read_text(encoding="utf-8")))
+        linked = set(re.findall(r"\(docs/([\w-]+\.md)", (ROOT / readme).read_text(encoding="utf-8")))
         assert linked == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
