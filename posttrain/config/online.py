@@ -11,7 +11,7 @@ from posttrain.config.base import option
 from posttrain.config.training import TrainingConfig
 
 Alarm = Literal[
-    "entropy", "length", "kl", "signal", "truncation", "repetition", "unjudged",
+    "entropy", "length", "kl", "signal", "truncation", "repetition", "unjudged", "reward_hacking",
     "instability", "over_optimisation", "broken_text",
 ]  # fmt: skip
 

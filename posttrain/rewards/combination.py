@@ -62,6 +62,11 @@ class RewardSet:
         self._accepts = [_parameters(name, function) for name, function in zip(self.names, self.functions)]
         self._loop = EventLoop()
 
+    @property
+    def learned(self) -> list[str]:
+        """The names of those that a model gives, which can be talked round."""
+        return [name for name, function in zip(self.names, self.functions) if getattr(function, "learned", False)]
+
     def __len__(self) -> int:
         return len(self.functions)
 

@@ -46,6 +46,8 @@ def reward_model(
 class _RewardModel:
     """The reward itself. Completions of one prompt share its computation."""
 
+    learned = True  # what it likes is not what is right: guards watch it beside what checks
+
     def __init__(
         self, model: Any, tokenizer: Any, max_length: int | None, probability: bool, trust_remote_code: bool
     ) -> None:

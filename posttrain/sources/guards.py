@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from posttrain.engine.alarms import Alarm
 from posttrain.engine.history import WINDOW, Entries, first_and_last, mean, raised
 from posttrain.sources.damage import DAMAGE
+from posttrain.sources.hacking import hacking
 
 
 class OnlineGuards:
     """Alarms by name, from the log history alone: `ALARMS` says which there are."""
 
-    def __init__(self, *, max_kl: float | None = None) -> None:
-        self._max_kl = max_kl
+    def __init__(
+        self, *, max_kl: float | None = None, learned: Sequence[str] = (), checked: Sequence[str] = ()
+    ) -> None:
+        """`learned` and `checked` are the names of rewards that a model gives, and that look at the answer itself."""
+        self._max_kl, self._learned, self._checked = max_kl, learned, checked
 
     def __call__(self, history: Entries) -> list[Alarm]:
         """What is wrong after the last entry and was not said lately."""
         entries = [entry for entry in history if "reward" in entry]
         own = {name: partial(look, entries, self._max_kl) for name, look in ONLINE.items()}
+        own["reward_hacking"] = partial(hacking, entries, self._learned, self._checked)
         everything = [entry for entry in history if "alarm" not in entry]
         return raised(history, entries, own | {name: partial(look, everything) for name, look in DAMAGE.items()})
 
@@ -104,4 +109,4 @@ ONLINE: Mapping[str, Callable[[Entries, float | None], str | None]] = {
     "unjudged": _unjudged,
 }
 
-ALARMS = (*ONLINE, *DAMAGE)
+ALARMS = (*ONLINE, "reward_hacking", *DAMAGE)

@@ -132,7 +132,11 @@ class Online:
             loss=loss,
             needs=needs,
             evaluate=None if self.evaluation is None else self._evaluate,
-            watch=OnlineGuards(max_kl=config.max_kl),
+            watch=OnlineGuards(
+                max_kl=config.max_kl,
+                learned=self.rewards.learned,
+                checked=[name for name in self.rewards.names if name not in self.rewards.learned],
+            ),
             stop_on=named,
             start=self.start,
             prompts=lambda: [] if seen is None else [row.tokens for row in seen.prompts],

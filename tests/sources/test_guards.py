@@ -99,3 +99,37 @@ def test_answers_that_break_are_heard_of_online_too():
     start = {"step": 0, "generation/empty": 0.0}
     assert names([start, *history, {"step": 6, "generation/empty": 0.0}]) == []
     assert names([start, *history, {"step": 6, "generation/empty": 0.5}]) == ["broken_text"]
+
+
+def rewards(model, check):
+    """A run of twelve entries in which two rewards go from their first to their last value."""
+    return [
+        QUIET
+        | {
+            "step": i,
+            "rewards/reward_model/mean": model[0] + (model[1] - model[0]) * i / 12,
+            "rewards/reward_model/std": 2.0,
+            "rewards/final_answer/mean": check[0] + (check[1] - check[0]) * i / 12,
+            "rewards/final_answer/std": 0.5,
+        }
+        for i in range(13)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "check", "alarms"),
+    [
+        ((0.0, 4.0), (0.3, 0.3), ["reward_hacking"]),
+        ((0.0, 4.0), (0.3, 0.1), ["reward_hacking"]),  # and worse
+        ((0.0, 4.0), (0.3, 0.8), []),  # what it likes is right
+        ((0.0, 0.5), (0.3, 0.3), []),  # not enough of a rise to speak of
+        ((0.0, -4.0), (0.3, 0.1), []),  # nothing is fooled
+    ],
+)
+def test_a_learned_reward_that_rises_alone_is_fooled(model, check, alarms):
+    named = {"learned": ["reward_model"], "checked": ["final_answer"]}
+    found = OnlineGuards(**named)(rewards(model, check))
+    assert [alarm.name for alarm in found] == alarms
+    assert all("'reward_model' rose from" in alarm.text and "'final_answer'" in alarm.text for alarm in found)
+    assert names(rewards(model, check)) == []  # nothing is learned, nothing is checked
+    assert names(rewards(model, check)[:5], **named) == []
