@@ -306,6 +306,16 @@ def check_command(words: list[str]) -> None:
         }
         fields, leading = commands[name]
         read(fields, positional(rest, leading))
+    elif name == "data":
+        from posttrain.cli.data import COMMANDS as DATA_COMMANDS
+        from posttrain.cli.data import words as with_inputs
+
+        count = 2 if rest[0] == "pairs" else 1
+        name, rest = " ".join(rest[:count]), rest[count:]
+        assert name in DATA_COMMANDS
+        module = importlib.import_module(f"posttrain.config.curation.{name.split()[0].replace('-', '_')}")
+        if rest != ["--help"]:
+            read(getattr(module, name.replace("-", " ").title().replace(" ", "") + "Command"), with_inputs(rest))
     elif name == "grade":
         from posttrain.cli.grade import _read
 

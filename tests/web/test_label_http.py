@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from posttrain.web.application import application
 from posttrain.web.export import Exported, export
-from posttrain.web.guard import BODY_LIMIT
+from posttrain.web.guard import BODY_LIMIT, Guard
 from posttrain.web.journal import Journal
 from posttrain.web.labelling import Labelling
 from posttrain.web.questions import read_questions
@@ -122,7 +122,25 @@ def test_a_body_without_end_is_not_read(client: TestClient) -> None:
     kind = {"content-type": "application/json"}
     assert client.post("/api/judge", content=big, headers=kind).status_code == 413
     assert client.post("/api/judge", content=iter([big.encode()]), headers=kind).status_code == 411
-    assert client.post("/api/judge", content=iter([big.encode()]), headers={**kind, "content-length": "9"}).is_error
+
+
+def test_a_body_longer_than_it_says_is_cut_off() -> None:
+    read: list[int] = []
+
+    async def reader(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            read.append(len(message["body"]))
+            more = message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    client = TestClient(Guard(reader, token="t", host="127.0.0.1", port=1), base_url=HERE)
+    client.cookies.set("posttrain_label_1", "t")
+    headers = {"origin": HERE, "content-type": "application/json", "content-length": "9"}
+    client.post("/", content=iter([b"x" * BODY_LIMIT] * 3), headers=headers)
+    assert read == [0]
 
 
 def test_a_judgement_is_told_on_the_disk_and_the_next_is_shown(client: TestClient, tmp_path: Path) -> None:

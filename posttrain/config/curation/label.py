@@ -13,7 +13,7 @@ class LabelCommand(DataFields):
 
     export: bool = option(False, "Write what was judged so far, and open no page.", group=DATA)
     annotator: str | None = option(
-        None, "Who judges; none = the page asks. Others add ?annotator=NAME to its address.", group=_PAGE
+        None, "Who judges; none = the page asks. Others add &annotator=NAME to its address.", group=_PAGE
     )
     port: int = option(8765, "Port of the page; 0 = any that is free.", group=_PAGE, ge=0, le=65535)
     host: str = option(
