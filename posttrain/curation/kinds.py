@@ -16,7 +16,7 @@ def stream(data: Any, *, name: str = "dataset") -> Iterator[Row | Broken]:
     Raises DataError for anything else; a path is for `read_stream`.
     """
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
-        raise DataError(f"{name} is a {type(data).__name__}; give a datasets.Dataset or a list of dicts")
+        raise DataError(f"{name} is a {type(data).__name__}; give a dataset of datasets, or a list of dicts")
     return _stream(data, name)
 
 

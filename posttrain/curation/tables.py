@@ -16,7 +16,10 @@ _EXACT = 2**53  # whole numbers up to here are floats too
 
 
 def write_csv(source: Path, target: Path) -> None:
-    """Writes the rows with a header. Text is as it is, what is missing is empty, everything else is JSON."""
+    """Writes the rows with a header. Text is as it is, what is missing is empty, everything else is JSON.
+
+    A single message is a list of one.
+    """
     columns = list(_columns(source))
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -124,4 +127,6 @@ def _rows(source: Path) -> Iterator[Row]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, dict) and ("from" in value or "role" in value):  # read as a message only in a list
+        value = [value]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -80,12 +80,18 @@ class Converter:
 
     def _target(self, shape: Shape, row: Row, name: str) -> str:
         """The format to write, with what is said of it."""
-        to = self.to or _usual(shape, row)
+        is_text = _is_text(shape, row)
+        to = self.to or ("prompt-completion" if is_text and shape.kind == "demonstration" else USUAL[shape.kind])
         takes = TARGETS[to].takes
         if shape.kind not in takes:
             able = ", ".join(name for name, target in TARGETS.items() if shape.kind in target.takes)
             raise ConfigError(
                 f"{name}: {shape.sentence}: {KINDS[shape.kind]}, which cannot be written as {to}; possible are {able}"
+            )
+        if to == "text" and not is_text:
+            raise ConfigError(
+                f"{name}: {shape.sentence}, and the text of a conversation is made by a model's chat template; "
+                "write messages, which training renders with it"
             )
         loss = takes[shape.kind]
         self.sentences.append(f"{name}: {shape.sentence}; written as {to}" + (f"; {loss}." if loss else "."))
@@ -134,13 +140,12 @@ def field_of(reason: str) -> str | None:
     return (found[1] or found[2]) if found else None
 
 
-def _usual(shape: Shape, row: Row) -> str:
-    """What rows of this shape are written as where nothing is asked for."""
+def _is_text(shape: Shape, row: Row) -> bool:
+    """Whether the answers are text, not messages, as this row has them."""
     try:
-        text = shape.kind == "demonstration" and isinstance(shape.records(row)[0].completions[0], str)
-    except DataError:
-        text = False
-    return "prompt-completion" if text else USUAL[shape.kind]
+        return isinstance(shape.records(row)[0].completions[0], str)
+    except (DataError, IndexError):
+        return False
 
 
 def _chat(record: Record) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class Shape:
 
     def records(self, row: Row) -> list[Record]:
         """What the row says, with the columns that are not read. Raises DataError where it does not fit."""
-        there = {name: value for name, value in row.items() if value is not None}
+        there = {name: _unpacked(name, value) for name, value in row.items() if value is not None}
         missing = [column for column in self.columns if column not in there]
         if missing:
             have = ", ".join(name for name in there if name != PROVENANCE) or "none"
@@ -44,6 +45,16 @@ class Shape:
         columns = {name: value for name, value in there.items() if name not in read}
         tools = read_tools(there.get("tools"))
         return [replace(found, tools=tools, columns=columns) for found in self.read(there)]
+
+
+def _unpacked(name: str, value: Any) -> Any:
+    """The value of a column that is never text, from the JSON text that a table holds it as."""
+    if name not in ("history", "chat_template_kwargs") or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value else None
+    except ValueError as error:
+        raise DataError(f"{name!r} is not valid JSON: {error}") from None
 
 
 def tell(rows: Sequence[Row]) -> Shape | None:
