@@ -38,7 +38,7 @@ class WeighingPlan:
     normalize: bool  # weights are divided by their mean
     shuffle_seed: int | None = None  # the control arm: rewards are dealt out anew to all answers
     keep_all: bool = False  # answers without weight stay: they are anchored, or measured
-    written: bool = True  # weights.jsonl is written
+    trained: bool = True  # and weights.jsonl is written; else they are only measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ class WeighedSet:
 def weigh(rewarded: RewardedSet, plan: WeighingPlan) -> WeighedSet:
     """The set with a weight for each answer; answers without one are left out, unless the plan keeps them.
 
-    Raises DataError when no answer has a weight.
+    Raises DataError when none of those that are to be trained has a weight.
     """
     rows = rewarded.rows
     rewards = [row.reward for row in rows]
@@ -99,7 +99,7 @@ def weigh(rewarded: RewardedSet, plan: WeighingPlan) -> WeighedSet:
         rewards, prompts, baseline=plan.baseline, scale=plan.scale, quantile=plan.quantile, decay=plan.decay
     )
     weighed = _weights(rows, rewards, advantages, plan)
-    if not plan.keep_all and not any(row.weight for row in weighed):
+    if plan.trained and not any(row.weight for row in weighed):
         raise DataError(_nothing_to_learn(rewarded, rewards, prompts, plan))
     trees, leaf_rows = _with_columns(rewarded, weighed, keep_all=plan.keep_all)
     report = _report(rewarded.report, trees, weighed, plan)
@@ -211,7 +211,7 @@ def _spread_of(carrying: Sequence[WeighedRow], plan: WeighingPlan) -> str:
         f"{low.reward:g}) to {high.weight:.3g} ({high.of.place}, reward {high.reward:g}); they count as much as "
         f"{effective:,.0f} equal ones."
     )
-    if plan.written:
+    if plan.trained:
         text += f" All are in {FILE}."
     if effective < FEW * len(carrying):
         text += " That is few: raise temperature or lower max_weight, or a handful of answers is all that is learned."

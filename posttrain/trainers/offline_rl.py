@@ -85,7 +85,7 @@ class OfflineRLTrainer(Trainer):
                 "leave ref_model out"
             )
         train = None if rewarded is None else weigh(rewarded, _weighing(config))
-        measuring = replace(_weighing(config), shuffle_seed=None, keep_all=True, written=False)
+        measuring = replace(_weighing(config), shuffle_seed=None, keep_all=True, trained=False)
         evaluation = None if measured is None else weigh(measured, measuring)
         assembled = assemble(
             model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,

@@ -137,4 +137,7 @@ def test_the_content_is_that_of_the_weights(rewarded):
 def test_data_from_which_nothing_can_be_learned_are_refused(rows, changes, message):
     with pytest.raises(DataError, match=message):
         weigh(reward_trees(rows, build_tokenizer(), max_length=None), plan(**changes))
-    assert weigh(reward_trees(rows, build_tokenizer(), max_length=None), plan(keep_all=True, **changes)).trees
+    with pytest.raises(DataError, match=message):  # an anchor alone is nothing to learn either
+        weigh(reward_trees(rows, build_tokenizer(), max_length=None), plan(keep_all=True, **changes))
+    measured = plan(keep_all=True, trained=False, **changes)
+    assert weigh(reward_trees(rows, build_tokenizer(), max_length=None), measured).trees

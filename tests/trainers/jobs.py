@@ -76,7 +76,8 @@ def trainer(method, output_dir, *, dropout=0.1, rows=CONVERSATIONS, ref_model=No
         return PPOTrainer(args=args, reward_funcs=sum_of_ids, train_dataset=PROMPTS, value_model=value_model, **shared)
     if name == "offline":
         args = OfflineRLConfig(**{**settings, "loss_type": "topr", "beta": 0.05, **options})
-        return OfflineRLTrainer(args=args, train_dataset=REWARDED, ref_model=ref_model, **shared)
+        rewarded = {"train_dataset": REWARDED, "eval_dataset": REWARDED[:-2], "ref_model": ref_model}
+        return OfflineRLTrainer(args=args, **rewarded, **shared)
     if name == "reward":
         args = RewardConfig(**settings, disable_dropout=False, center_rewards_coefficient=0.01)
         return RewardTrainer(
@@ -104,4 +105,7 @@ def main(method, output_dir, resume=False, **options):
         "norms": [log["grad_norm"] for log in logs],
         "logs": [{k: v for k, v in log.items() if k not in volatile} for log in logs],
         "weights": weights_hash(job.model),
+        "evaluated": [
+            {k: v for k, v in log.items() if k != "eval_runtime"} for log in job.state.log_history if "eval_loss" in log
+        ],
     }
