@@ -30,7 +30,7 @@ class Page:
 def run_making(
     kind: type[CommandT], work: Callable[[], Callable[[CommandT, Telling], Made]], page: Page, arguments: Sequence[str]
 ) -> int:
-    """The exit code: 2 where prompts failed, which the same command asks again.
+    """The exit code: 2 where no row is left, or prompts failed, which the same command asks again.
 
     `work` gives the function that does it; it is called after the flags are read, since it brings torch.
     """
@@ -61,6 +61,9 @@ def run_making(
         print(f"{name}: {file}" + (", as before" if made.before else ""))
     if made.failed:
         print(f"{made.failed} prompts failed; the same command tries them again.", file=sys.stderr)
+        return 2
+    if not made.rows:
+        print("no row is left; the rejects say why.", file=sys.stderr)
         return 2
     print(f"next: {page.following.format(output=command.output)}")
     return 0

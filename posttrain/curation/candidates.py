@@ -77,6 +77,14 @@ class Answer:
         return {"number": self.number, "finish_reason": "stop" if self.finished else "length", "tokens": self.tokens}
 
 
+def distinct(answers: Iterable[Answer]) -> list[Answer]:
+    """The answers without those that repeat an earlier one's text."""
+    first: dict[str, Answer] = {}
+    for answer in answers:
+        first.setdefault(answer.text, answer)
+    return list(first.values())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
     """A prompt with its answers; none where it failed."""

@@ -50,6 +50,7 @@ class Made:
     """What a command left: the card, and whether prompts failed that the same command asks again."""
 
     card: Card
+    rows: int
     failed: int
     before: bool  # all was there already
     files: Mapping[str, str]
@@ -229,5 +230,7 @@ def _count_costs(command: AnswerFields, card: Card, journal: Journal) -> None:
 
 def _made(output: Output, files: Mapping[str, str] | None = None) -> Made:
     card = output.card
-    rows = {"data": str(output.path), **(files or {})}
-    return Made(card=card, failed=int(card.counts.get(FAILED) or 0), before=output.finished, files=rows)
+    named = {"data": str(output.path), **(files or {})}
+    return Made(
+        card=card, rows=output.kept, failed=int(card.counts.get(FAILED) or 0), before=output.finished, files=named
+    )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.curation.candidates import Answer, Asking, answered
+from posttrain.curation.candidates import Answer, Asking, answered, distinct
 from posttrain.curation.card import Card
 from posttrain.curation.funnel import Funnel
 from posttrain.curation.kinds import same_kind
@@ -165,8 +165,8 @@ def chosen(answers: Sequence[Answer], scores: Scores, rule: Rule) -> tuple[list[
         return [], "threshold", f"the best of {len(answers)} answers scores {best:g}, below {rule.threshold:g}"
     if rule.keep == "best":
         return [max(reaching, key=lambda pair: pair[0])[1]], "", ""
-    distinct = list({answer.text: answer for _, answer in reversed(reaching)}.values())[::-1]
-    return distinct if rule.keep == "above" else distinct[: rule.k], "", ""
+    different = distinct(answer for _, answer in reaching)
+    return different if rule.keep == "above" else different[: rule.k], "", ""
 
 
 def reject_sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from posttrain.curation.candidates import Answer, Answered, Asking, answered
+from posttrain.curation.candidates import Answer, Answered, Asking, answered, distinct
 from posttrain.curation.card import Card
 from posttrain.curation.funnel import Funnel
 from posttrain.curation.kinds import same_kind
@@ -80,8 +80,7 @@ def _usable(group: Answered, keep_unfinished: bool) -> tuple[list[Answer], str, 
     whole = [answer for answer in group.answers if answer.text and (answer.finished or keep_unfinished)]
     if len(whole) < 2:
         return [], "finished", f"{len(whole)} of {len(group.answers)} answers ended by themselves and are not empty"
-    distinct = list({answer.text: answer for answer in reversed(whole)}.values())[::-1]
-    return distinct, "different", "all answers are the same"
+    return distinct(whole), "different", "all answers are the same"
 
 
 def _pairs(

@@ -32,14 +32,13 @@ def make_data(
             progress("answers", done, total or done)
 
     made = work(fields.replace(output=str(path)), Telling(note=lambda text: None, progress=show))
-    rows = made.card.output["rows"]
-    sentence = f"{rows} {unit} from {made.card.counts['rows read']} prompts"
+    sentence = f"{made.rows} {unit} from {made.card.counts['rows read']} prompts"
     removed = [(step.name, step.rows_in - step.rows_out) for step in made.card.steps]
     if said := ", ".join(f"{count} at {name!r}" for name, count in removed if count):
         sentence += f" (rejected: {said})"
     say(sentence)
     if made.failed:
         raise SamplingError(f"{made.failed} prompts failed; run the recipe again, and they are asked again. {sentence}")
-    if not rows:
+    if not made.rows:
         raise DataError(f"nothing is left to go on with: {sentence}. {beside(path, 'rejects.jsonl')} says why")
-    return {**made.files, "card": str(beside(path, "card.json"))}, {unit: rows}
+    return {**made.files, "card": str(beside(path, "card.json"))}, {unit: made.rows}

@@ -1,4 +1,8 @@
+import re
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from posttrain.curation import correct, corrector
 from posttrain.errors import ConfigError
@@ -72,3 +76,51 @@ def test_an_empty_right_side_deletes() -> None:
 def test_rules_that_cannot_work_are_refused(rules, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         corrector(rules)
+
+
+# Properties: rules of words over texts of those words, joined in every way that ends a word
+
+_UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_WORDS = ("Qwen", "Deep", "Team", "模型", "通义千问", "MyQwen", "Qwen2", "x")
+_JOINTS = (" ", "  ", "\n", ", ", ".", "-", "(", "。", "的")
+_TEXTS = st.lists(st.tuples(st.sampled_from(_WORDS), st.sampled_from(_JOINTS)), max_size=12).map(
+    lambda pieces: "".join(word + joint for word, joint in pieces)
+)
+_RULES = st.sampled_from(
+    [
+        {"Qwen": "Deep Qwen"},
+        {"Qwen": "Deep Qwen", "Team": "Deep Team"},
+        {"通义千问": "深度千问", "Qwen": "千问Qwen"},
+        {"Qwen Team": "Olympus", "Qwen": "Athene", "模型": "大模型"},
+    ]
+)
+
+
+@_UNHURRIED
+@given(_TEXTS, _RULES)
+def test_correcting_twice_is_correcting_once(text: str, rules: dict[str, str]) -> None:
+    once = correct(text, rules)
+    assert correct(once, rules) == once
+
+
+@_UNHURRIED
+@given(_TEXTS, _RULES)
+def test_nothing_outside_the_matches_is_touched(text: str, rules: dict[str, str]) -> None:
+    """Both texts are equal once every right and left side is taken out of them."""
+    phrases = sorted({*rules, *rules.values()}, key=len, reverse=True)
+
+    def rest(of: str) -> list[str]:
+        for phrase in phrases:
+            of = re.sub(r"\s+".join(map(re.escape, phrase.split())), "\0", of)
+        return re.sub("\0+", "\0", of).split("\0")
+
+    assert rest(correct(text, rules)) == rest(text)
+
+
+@_UNHURRIED
+@given(st.text(), _RULES)
+def test_a_text_without_a_left_side_stays_as_it_is(text: str, rules: dict[str, str]) -> None:
+    cleaned = text
+    for source in rules:
+        cleaned = cleaned.replace(source.split()[0], "")
+    assert correct(cleaned, rules) == cleaned
