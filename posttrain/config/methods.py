@@ -16,7 +16,9 @@ from posttrain.config.command import (
     RewardCommand,
     SFTCommand,
 )
+from posttrain.config.curation.convert import ConvertStage
 from posttrain.config.curation.distill import DistillStage
+from posttrain.config.curation.filter import FilterStage
 from posttrain.config.curation.lint import LintStage
 from posttrain.config.curation.pairs import PairsCorrectStage, PairsSampleStage
 from posttrain.config.curation.reject_sample import RejectSampleStage
@@ -61,6 +63,7 @@ METHODS: Mapping[str, MethodShape] = {
         reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"),
         outputs=("model", "weights"),
     ),
+    "convert": MethodShape(fields=ConvertStage, reads=("inputs",), outputs=("data", "card")),
     "distill": MethodShape(fields=DistillStage, reads=("model", "inputs"), outputs=("data", "card")),
     "reject_sample": MethodShape(
         fields=RejectSampleStage,
@@ -74,6 +77,11 @@ METHODS: Mapping[str, MethodShape] = {
     ),
     "pairs_sample": MethodShape(
         fields=PairsSampleStage, reads=("model", "inputs", "reward", "judge"), outputs=("data", "card")
+    ),
+    "filter": MethodShape(
+        fields=FilterStage,
+        reads=("inputs", "decontaminate", "forbidden_words", "tokenizer", "ifd_model", "reward", "embedding_model"),
+        outputs=("data", "card"),
     ),
     "lint": MethodShape(
         fields=LintStage, reads=("inputs", "model", "tokenizer", "against"), outputs=("data", "report")

@@ -18,6 +18,8 @@ from posttrain.config.command import (
     RewardCommand,
     SFTCommand,
 )
+from posttrain.config.curation.convert import ConvertStage
+from posttrain.config.curation.filter import FilterStage
 from posttrain.config.curation.lint import LintStage
 from posttrain.config.training import TrainingConfig
 from posttrain.errors import DataError, GateError
@@ -197,6 +199,36 @@ def _made(run: StageRun, work: Callable[..., Any], unit: str) -> StageOutcome:
     return StageOutcome(outputs=outputs, summary=summary)
 
 
+def filter_data(run: StageRun) -> StageOutcome:
+    """The outcome of filtering; its outputs are the rows that stayed and their card."""
+    from posttrain.curation.filters.filtering import run_filter
+    from posttrain.curation.output import beside
+    from posttrain.recipes.questions import question_files
+
+    fields = cast(FilterStage, run.fields)
+    against = question_files(fields.decontaminate or [], run.directory, run.say)
+    path = run.directory / fields.output
+    output = run_filter(fields.replace(output=str(path), decontaminate=against or None))
+    run.say(output.card.text())
+    card = str(beside(path, "card.json"))
+    if not output.kept:
+        raise DataError(f"no row of {output.consumed:,} is left to go on with; {path}.rejects.jsonl says why")
+    return StageOutcome(outputs={"data": str(path), "card": card}, summary={"rows": output.kept, "of": output.consumed})
+
+
+def convert_data(run: StageRun) -> StageOutcome:
+    """The outcome of converting; its outputs are a JSONL file and its card."""
+    from posttrain.curation.conversion.files import convert_files
+
+    output = run.directory / "rows.jsonl"
+    card = convert_files(cast(ConvertStage, run.fields), output)
+    for sentence in card.notes:
+        run.say(sentence)
+    if not card.output["rows"]:
+        raise DataError(f"no row could be converted; {output}.rejects.jsonl says why")
+    return StageOutcome(outputs={"data": str(output), "card": f"{output}.card.json"}, summary=card.counts)
+
+
 def lint_data(run: StageRun) -> StageOutcome:
     """The outcome of lint; its outputs are the data, as it came, and the report. Raises DataError for what fails."""
     from posttrain.curation.linting import lint_files
@@ -246,10 +278,12 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "grpo": train_grpo,
     "ppo": train_ppo,
     "offline_rl": train_offline_rl,
+    "convert": convert_data,
     "distill": distill,
     "reject_sample": reject_sample,
     "pairs_correct": correct_pairs,
     "pairs_sample": sample_pairs,
+    "filter": filter_data,
     "lint": lint_data,
     "evaluate": measure,
 }
