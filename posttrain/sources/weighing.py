@@ -206,11 +206,14 @@ def _spread_of(carrying: Sequence[WeighedRow], plan: WeighingPlan) -> str:
     effective = math.fsum(sizes) ** 2 / math.fsum(size**2 for size in sizes)
     ordered = sorted(carrying, key=lambda row: row.weight)
     low, high = ordered[0], ordered[-1]
-    text = (
-        f"Weights ({plan.loss_type}): {len(carrying):,} answers, from {low.weight:.3g} ({low.of.place}, reward "
-        f"{low.reward:g}) to {high.weight:.3g} ({high.of.place}, reward {high.reward:g}); they count as much as "
-        f"{effective:,.0f} equal ones."
-    )
+    text = f"Weights ({plan.loss_type}): {len(carrying):,} answers, "
+    if low.weight == high.weight:
+        text += f"{low.weight:.3g} each."
+    else:
+        text += (
+            f"from {low.weight:.3g} ({low.of.place}, reward {low.reward:g}) to {high.weight:.3g} ({high.of.place}, "
+            f"reward {high.reward:g}); they count as much as {effective:,.0f} equal ones."
+        )
     if plan.trained:
         text += f" All are in {FILE}."
     if effective < FEW * len(carrying):

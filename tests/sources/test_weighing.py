@@ -94,6 +94,8 @@ def test_the_ends_of_the_weights_are_said_and_few_that_carry_all():
     (said,) = [note for note in made.report.notes if note.startswith("Weights (awr)")]
     assert "(row 7 of train_dataset, reward 1); they count as much as 1 equal ones" in said
     assert "raise temperature or lower max_weight" in said
+    made = weigh(reward_trees(rows, build_tokenizer(), max_length=None), plan(loss_type="raft"))
+    assert "Weights (raft): 1 answers, 1 each. All are in weights.jsonl." in made.report.notes
 
 
 def test_the_control_deals_the_same_rewards_out_anew(rewarded):
