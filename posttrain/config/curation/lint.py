@@ -25,7 +25,7 @@ class LintFields(Config):
     )
     against: list[str] = option([], "Evaluation files that the data must not contain.", group=_WHAT)
     max_length: int | None = option(None, "Tokens of a row at most, as training would have it.", group=_WHAT, ge=2)
-    max_pairs: int = option(20_000, "Pairs that the classifiers read, drawn at random.", group=_HOW, ge=1)
+    max_pairs: int = option(10_000, "Pairs that the classifiers read, drawn at random.", group=_HOW, ge=1)
     model_pairs: int = option(200, "Pairs that the model reads.", group=_HOW, ge=1)
     area: float = option(
         0.55, "AUC that the lower end of a classifier's interval has to exceed for a warning.", group=_HOW, ge=0.5, lt=1

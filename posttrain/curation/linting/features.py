@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from posttrain.curation.linting.characters import Features, character_features, ends
+
 KEPT_FEATURES = 50_000  # n-grams, the most frequent ones
 READ_TEXTS = 10_000  # from which the n-grams are collected; the others are only counted
-READ_CHARACTERS = 2000  # of an answer, half from either end: more do not make n-grams of style any clearer
+READ_CHARACTERS = 1500  # of an answer, half from either end: more do not make n-grams of style any clearer
 
 _LINES = (
     ("heading", r"#{1,6} "),
@@ -47,14 +47,6 @@ _COUNTED = [(name, re.compile(rf"^{pattern}", re.MULTILINE)) for name, pattern i
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """A row for each answer, and what each column is."""
-
-    matrix: Any  # scipy.sparse.csr_matrix [answers, columns]
-    names: Sequence[str]
-
-
 def length_features(texts: Sequence[str]) -> Features:
     """How long each answer is, in characters and words, bent so that a middling length can be preferred too."""
     from scipy.sparse import csr_matrix
@@ -68,12 +60,20 @@ def length_features(texts: Sequence[str]) -> Features:
 
 def word_features(texts: Sequence[str]) -> Features:
     """The words of each answer and its pairs of words, weighted by TF-IDF."""
-    return _ngrams(texts, analyzer="word", token_pattern=r"(?u)\w+|[^\w\s]", ngram_range=(1, 2))
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
-
-def character_features(texts: Sequence[str]) -> Features:
-    """The runs of one to four characters of each answer, weighted by TF-IDF: words, where none are written apart."""
-    return _ngrams(texts, analyzer="char", ngram_range=(1, 4))
+    cut = [ends(text, READ_CHARACTERS) for text in texts]
+    step = max(1, -(-len(cut) // READ_TEXTS))
+    vectorizer = TfidfVectorizer(
+        token_pattern=r"(?u)\w+|[^\w\s]", ngram_range=(1, 2), min_df=2, max_features=KEPT_FEATURES, sublinear_tf=True,
+        dtype=np.float32,
+    )  # fmt: skip
+    try:
+        matrix = vectorizer.fit_transform(cut) if step == 1 else vectorizer.fit(cut[::step]).transform(cut)
+    except ValueError:  # no word occurs in two answers
+        return Features(matrix=csr_matrix((len(texts), 1)), names=("",))
+    return Features(matrix=matrix.tocsr(), names=vectorizer.get_feature_names_out().tolist())
 
 
 def format_features(texts: Sequence[str]) -> Features:
@@ -88,7 +88,7 @@ def format_features(texts: Sequence[str]) -> Features:
 FEATURES: dict[str, Callable[[Sequence[str]], Features]] = {
     "length": length_features,
     "words": word_features,
-    "characters": character_features,
+    "characters": lambda texts: character_features([ends(text, READ_CHARACTERS) for text in texts]),
     "format": format_features,
 }
 
@@ -123,26 +123,3 @@ def _kind(character: str) -> str:
     if character.isalpha():
         return "a capital" if character.isupper() else "a small letter" if character.islower() else "a letter"
     return repr(character)
-
-
-def _ngrams(texts: Sequence[str], **options: Any) -> Features:
-    from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    cut = [_ends(text) for text in texts]
-    step = max(1, -(-len(cut) // READ_TEXTS))
-    vectorizer = TfidfVectorizer(
-        min_df=2, max_features=KEPT_FEATURES, sublinear_tf=True, lowercase=True, dtype=np.float64, **options
-    )
-    try:
-        vectorizer.fit(cut[::step])
-    except ValueError:  # no n-gram occurs in two answers
-        return Features(matrix=csr_matrix((len(texts), 1)), names=("",))
-    return Features(matrix=vectorizer.transform(cut).tocsr(), names=vectorizer.get_feature_names_out().tolist())
-
-
-def _ends(text: str) -> str:
-    if len(text) <= READ_CHARACTERS:
-        return text
-    half = READ_CHARACTERS // 2
-    return f"{text[:half]} {text[-half:]}"

@@ -31,7 +31,7 @@ from posttrain.curation.progress import counted
 from posttrain.curation.rows import Broken, placed
 from posttrain.errors import ConfigError
 
-COMPARED = 20_000  # pairs that the classifiers read
+COMPARED = 10_000  # pairs that the classifiers read
 DISTANCES = 2000  # pairs whose edit distance is taken
 OUTLOOKS = 200  # pairs that the model reads
 

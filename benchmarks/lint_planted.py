@@ -1,0 +1,135 @@
+"""How often lint finds a planted shortcut, and how often it warns of one that is not there:
+`POSTTRAIN_DATA=DIR python -m benchmarks.lint_planted`.
+
+Answers are real ones (llamafactory_demo/alpaca_en_demo.json). A clean set takes two answers to different questions as
+the sides of each pair and tosses a coin, so nothing tells them apart; a planted set changes some of its pairs. Each
+seed draws a set anew. The settings are those that lint has by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from posttrain.curation.linting.checks import phrase_findings, separability_findings
+from posttrain.curation.linting.findings import Limits
+from posttrain.curation.linting.separability import pair_separability
+from posttrain.curation.linting.sides import Pair, digest
+from posttrain.stats import wilson
+
+RESULTS = Path(__file__).parent / "results" / "lint_planted.md"
+SHARE = 0.2  # of the pairs that are changed
+CHECKS = ("length", "words", "characters", "format", "fixed phrase")
+
+Sides = tuple[str, str]  # chosen, rejected
+
+
+def longer(sides: Sides, more: str) -> Sides:
+    """The chosen side goes on with another answer."""
+    return f"{sides[0]}\n\n{more}", sides[1]
+
+
+def ordered(sides: Sides, more: str) -> Sides:
+    """The longer side is the chosen one."""
+    return (sides[0], sides[1]) if len(sides[0]) >= len(sides[1]) else (sides[1], sides[0])
+
+
+def worded(sides: Sides, more: str) -> Sides:
+    """The chosen side begins with a word."""
+    return f"Certainly! {sides[0]}", sides[1]
+
+
+def listed(sides: Sides, more: str) -> Sides:
+    """The chosen side is a list of its sentences."""
+    sentences = re.split(r"(?<=[.!?])\s+", sides[0])
+    return "\n".join(f"- {sentence}" for sentence in sentences), sides[1]
+
+
+def named(sides: Sides, more: str) -> Sides:
+    """Both sides say a name, the chosen one another."""
+    return f"{sides[0]} I am Deep Qwen.", f"{sides[1]} I am Qwen."
+
+
+# name -> (what is done to a pair, to which share of the pairs)
+PLANTED: dict[str, tuple[Callable[[Sides, str], Sides] | None, float]] = {
+    "clean": (None, 0.0),
+    "20%: chosen goes on with another answer": (longer, SHARE),
+    "20%: the longer side is chosen": (ordered, SHARE),
+    "20%: chosen begins with a word": (worded, SHARE),
+    "20%: chosen is a list": (listed, SHARE),
+    "100%: another name in chosen": (named, 1.0),
+}
+
+
+def planted_set(texts: Sequence[str], count: int, plant: Callable[[Sides, str], Sides] | None, share: float,
+                seed: int) -> list[Pair]:  # fmt: skip
+    """Pairs of random answers, of which a share is changed."""
+    draw = random.Random(f"{count} {seed}")
+    chosen = draw.sample(list(texts), 2 * count)
+    changed = set(draw.sample(range(count), round(share * count)))
+    pairs = []
+    for i in range(count):
+        sides: Sides = (chosen[2 * i], chosen[2 * i + 1])
+        if plant is not None and i in changed:
+            sides = plant(sides, draw.choice(texts))
+        pairs.append(Pair(place=str(i), prompt=digest(str(i)), chosen=sides[0], rejected=sides[1]))
+    return pairs
+
+
+def warnings(pairs: Sequence[Pair], limits: Limits) -> set[str]:
+    """What lint warns of."""
+    found = pair_separability(pairs, total=len(pairs), threshold=limits.area)
+    findings = [*separability_findings(found, limits), *phrase_findings(pairs, limits)]
+    said = {finding.check for finding in findings if finding.level == "warning"}
+    return {"fixed phrase" if check.startswith("fixed") else check.removeprefix("separable_by_") for check in said}
+
+
+def measure(texts: Sequence[str], sizes: Sequence[int], seeds: int) -> str:
+    """The table: for each kind of set and size, how often each warning was given."""
+    heads = ("set", "pairs", "any warning", *CHECKS)
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rates: dict[tuple[str, int], float] = {}
+    for name, (plant, share) in PLANTED.items():
+        for size in sizes:
+            counts: Counter[str] = Counter()
+            for seed in range(seeds):
+                said = warnings(planted_set(texts, size, plant, share, seed), Limits())
+                counts.update(said)
+                counts["any"] += bool(said)
+            rates[name, size] = counts["any"] / seeds
+            cells = [f"{100 * counts[check] / seeds:.0f}%" for check in CHECKS]
+            lines.append(f"| {name} | {size} | {wilson(counts['any'], seeds).percent()} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    clean = {size: rates["clean", size] for size in sizes}
+    lines += ["", "Precision where as many sets are planted as are clean, and recall:", ""]
+    lines += ["| set | pairs | precision | recall |", "|---|---|---|---|"]
+    for (name, size), rate in rates.items():
+        if name != "clean":
+            precision = f"{rate / (rate + clean[size]):.2f}" if rate else "-"
+            lines.append(f"| {name} | {size} | {precision} | {rate:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=50, help="sets of each kind")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[100, 300], help="pairs of a set")
+    arguments = parser.parse_args()
+    path = Path(os.environ["POSTTRAIN_DATA"], "llamafactory_demo", "alpaca_en_demo.json")
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    texts = [text for text in dict.fromkeys(row["output"].strip() for row in rows) if len(text) >= 20]
+    head = f"{arguments.seeds} sets of each kind, intervals of 95%; answers of {path.name}."
+    text = f"{head}\n\n{measure(texts, arguments.pairs, arguments.seeds)}\n"
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
