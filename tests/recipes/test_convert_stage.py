@@ -24,7 +24,7 @@ def test_a_stage_converts_and_the_next_reads_what_it_wrote(tmp_path: Path) -> No
     said: list[str] = []
     records = run_recipe(load_recipe(tmp_path / "recipe.yaml"), say=said.append)
     assert records["chat"].summary == {"rows read": 2, "rows written": 1, "rows rejected": 1}
-    (row,) = [json.loads(line) for line in Path(records["back"].outputs["data"]).open()]
+    (row,) = [json.loads(line) for line in Path(records["back"].outputs["data"]).read_text().splitlines()]
     assert (row["instruction"], row["output"]) == ("A", "a")
     assert row["_provenance"] == {"source": str(tmp_path / "rows.jsonl"), "line": 1}
     assert json.loads(Path(records["back"].outputs["card"]).read_text())["counts"]["rows written"] == 1
