@@ -63,7 +63,7 @@ class Side:
 class Case:
     """One comparison: every side trains this model on these rows, or samples from it."""
 
-    method: str  # "sft", "dpo", "grpo" or "generation"
+    method: str  # "sft", "dpo", "reward", "grpo" or "generation"
     model: str
     shape: str
     rows_per_step: int  # prompts, where completions are sampled
@@ -126,7 +126,7 @@ def _trl_candidates(case: Case) -> list[Side]:
         ways: list[dict[str, Any]] = (
             [{"padding_free": False}, {"padding_free": True}]
             if case.method == "sft"
-            else [{"precompute_ref_log_probs": True}]
+            else [{"precompute_ref_log_probs": True} if case.method == "dpo" else {}]
         )
         for way in ways:
             label = ", ".join([f"{size} x {rows // size}", *(k for k, v in way.items() if v)])
@@ -184,7 +184,7 @@ def make_rows(case: Case) -> list[dict[str, Any]]:
     def words(length: tuple[int, int]) -> str:
         return " ".join(f"w{rng.randrange(VOCABULARY - 1)}" for _ in range(rng.randint(*length)))
 
-    names = {"sft": ["completion"], "dpo": ["chosen", "rejected"]}.get(case.method, [])
+    names = {"sft": ["completion"], "dpo": ["chosen", "rejected"], "reward": ["chosen", "rejected"]}.get(case.method, [])
     return [
         {"prompt": words(shape.prompt), **{name: " " + words(shape.completion) for name in names}}
         for _ in range(case.rows_per_step * case.steps)

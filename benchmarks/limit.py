@@ -6,7 +6,7 @@ from benchmarks.cases import MODELS, Case, lengths, make_rows
 
 # Products with each weight: output, gradient of the input, gradient of the weight. GRPO computes an output twice, as a
 # completion is there only when its last token has been drawn.
-PRODUCTS = {"sft": 3, "dpo": 3, "grpo": 4, "generation": 1}
+PRODUCTS = {"sft": 3, "dpo": 3, "reward": 3, "grpo": 4, "generation": 1}
 
 
 def necessary_flops(case: Case) -> tuple[list[float], list[float]]:
@@ -33,5 +33,6 @@ def necessary_flops(case: Case) -> tuple[list[float], list[float]]:
             attended += prompt * (prompt + 1) // 2
             attended += sum(prompt * c + c * (c + 1) // 2 for c in completions)
         body.append(products * (2.0 * weights * tokens + 4.0 * layers * queries * attended))
-        head.append(products * 2.0 * hidden * m["vocab_size"] * trained)
+        outputs = 0 if case.method == "reward" else m["vocab_size"]  # a score's head is one column, which is nothing
+        head.append(products * 2.0 * hidden * outputs * trained)
     return body, head

@@ -86,6 +86,7 @@ _SAMPLED = ("tokens a step", lambda side: f"{side['tokens_per_step']:.0f}")
 _CHECKS: dict[str, list[tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "sft": [("largest loss difference", lambda side: f"{side['loss_difference']:.1e}")],
     "dpo": [("largest loss difference", lambda side: f"{side['loss_difference']:.1e}")],
+    "reward": [("largest loss difference", lambda side: f"{side['loss_difference']:.1e}")],
     "grpo": [
         _SAMPLED,
         ("gradient norm", lambda side: f"{statistics.median(side['gradient_norms']):.3g}"),

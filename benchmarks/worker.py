@@ -43,15 +43,18 @@ class Baton:
         self.wait()
 
 
-def build_model(name: str, seed: int) -> Any:
-    """A random fp32 model of the case."""
+def build_model(name: str, seed: int, *, scores: bool = False) -> Any:
+    """A random fp32 model of the case; with `scores` one that gives a score in place of tokens."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     settings = dict(MODELS[name])
     special = {"bos_token_id": None, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1}
     config = AutoConfig.for_model(settings.pop("model_type"), max_position_embeddings=2048, **special, **settings)
     torch.manual_seed(seed)
+    if scores:
+        config.num_labels = 1
+        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
@@ -74,7 +77,7 @@ def train(case: Case, side: Side, baton: Baton) -> None:
     from datasets import Dataset
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    model = build_model(case.model, case.seed)
+    model = build_model(case.model, case.seed, scores=case.method == "reward")
     torch.rand(64, 64) @ torch.rand(64, 64)  # the matrix library's own buffers are nobody's
     baseline = resident_bytes()
     reset_peak()
@@ -82,7 +85,8 @@ def train(case: Case, side: Side, baton: Baton) -> None:
         import trl as library
     else:
         import posttrain as library  # type: ignore[no-redef]
-    config_class, trainer_class = (getattr(library, f"{case.method.upper()}{kind}") for kind in ("Config", "Trainer"))
+    name = "Reward" if case.method == "reward" else case.method.upper()
+    config_class, trainer_class = (getattr(library, f"{name}{kind}") for kind in ("Config", "Trainer"))
     with tempfile.TemporaryDirectory() as directory:
         args = config_class(output_dir=directory, max_steps=case.steps, **common(case), **side.settings)
         extra: dict[str, Any] = {}
