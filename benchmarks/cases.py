@@ -184,7 +184,9 @@ def make_rows(case: Case) -> list[dict[str, Any]]:
     def words(length: tuple[int, int]) -> str:
         return " ".join(f"w{rng.randrange(VOCABULARY - 1)}" for _ in range(rng.randint(*length)))
 
-    names = {"sft": ["completion"], "dpo": ["chosen", "rejected"], "reward": ["chosen", "rejected"]}.get(case.method, [])
+    names = {"sft": ["completion"], "dpo": ["chosen", "rejected"], "reward": ["chosen", "rejected"]}.get(
+        case.method, []
+    )
     return [
         {"prompt": words(shape.prompt), **{name: " " + words(shape.completion) for name in names}}
         for _ in range(case.rows_per_step * case.steps)
