@@ -46,7 +46,7 @@ def serve(
     export: Callable[[], Exported],
     ready: Callable[[str], None],
 ) -> None:
-    """Answers until Ctrl-C or SIGTERM. `ready` is told the page's address, whose token is drawn anew each time."""
+    """Answers until Ctrl-C. `ready` is told the page's address, whose token is drawn anew each time."""
     import uvicorn
 
     from posttrain.web.application import application
