@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from posttrain.chat import end_of_turn
 from posttrain.data.loading import PROVENANCE, Rows, load_rows
 from posttrain.data.messages import read_messages
 from posttrain.data.rendering import common_prefix
@@ -172,7 +173,10 @@ def _from_rows(
         tally.dropped[reason] = (dropped.count, list(dropped.first))
     tally.truncated = made.report.truncated
     sequences: dict[int, list[Segment]] = {}
+    unended = 0
     for place, tree in zip(made.rows, made.trees):
+        if plain[place].get("finish_reason") == "length" and (shorter := _without_end(tree, tokenizer)) is not tree:
+            tree, unended = shorter, unended + 1
         sequences.setdefault(place, []).append(tree)
     answers = [
         _Answer(
@@ -188,6 +192,8 @@ def _from_rows(
     read_as = [f"The last turn of {answer!r} is the answer that the reward is of."] if answer else []
     if "prompt" in first and "completion" not in first and "response" in first:
         read_as = ["'response' is the completion."]
+    if unended:
+        read_as.append(f"{unended:,} answers were cut off as they were written (finish_reason): they train no end.")
     base: dict[str, Any] = {
         "format": f"{report.format} with {column}",
         "understood": f"{report.understood}, and {column!r} says how good the answer is",
@@ -196,6 +202,19 @@ def _from_rows(
         "notes": (*read_as, *report.notes),
     }
     return answers, base
+
+
+def _without_end(tree: Segment, tokenizer: Any) -> Segment:
+    """The tree without the token that ends its answer, which a writer that was cut off never wrote."""
+    ends = {tokenizer.eos_token_id}
+    if tokenizer.chat_template:
+        ends.add(end_of_turn(tokenizer, followed=False))
+    if tree.children or tree.tokens[-1] not in ends:
+        return tree
+    *spans, (begin, end) = tree.trained
+    if end - begin < 2:
+        return tree
+    return replace(tree, tokens=tree.tokens[:-1], trained=[*spans, (begin, end - 1)])
 
 
 def _as_demonstration(row: Mapping[str, Any], without: Sequence[str], place: str) -> dict[str, Any]:

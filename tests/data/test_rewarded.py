@@ -245,6 +245,17 @@ def test_grades_are_rewards_and_what_has_none_is_left_out_with_its_own_place(tok
     }
 
 
+def test_answers_that_were_cut_off_as_they_were_written_train_no_end(tokenizer):
+    rows = [{**row, "finish_reason": reason} for row, reason in zip(ROWS, ("stop", "length", "length", "stop"))]
+    made = read(rows, tokenizer)
+    texts = [tokenizer.decode(trained) for tree in made.trees for _, trained in paths(tree)]
+    assert texts == [" three are five<|endoftext|>", " nine are five", " three<|endoftext|>", " that"]
+    assert "2 answers were cut off as they were written (finish_reason): they train no end." in made.report.notes
+    chat = [{"prompt": CHAT, "completion": answer("I am"), "grade": 1.0, "finish_reason": "length"}]
+    made = read(chat, chat_tokenizer())
+    assert tokenizer.decode(paths(made.trees[0])[0][1]) == "I am"
+
+
 def test_samples_are_cut_to_max_length_with_their_logprobs(tokenizer):
     made = read(SAMPLES, tokenizer, max_length=4)
     assert paths(made.trees[0])[0] == ([5, 6, 7, 8], [7, 8])
