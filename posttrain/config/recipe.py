@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from posttrain.config.base import Config
+from posttrain.config.evaluated import evaluated_on
 from posttrain.config.methods import METHODS, MethodShape
 from posttrain.config.yaml_file import Lines, parse_mapping, parse_value, read_text, set_dotted
 from posttrain.errors import ConfigError, nearest
@@ -70,9 +71,11 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         raise ConfigError(f"{self.source}: no stage {name!r}{nearest(name, names)} (stages: {', '.join(names)})")
 
-    def defaults(self) -> dict[str, Any]:
-        """What the recipe says for all its stages."""
-        return {} if self.seed is None else {"seed": self.seed}
+    def defaults(self, stage: Stage) -> dict[str, Any]:
+        """What the recipe says for a stage that does not say it: the seed, and what later stages evaluate on."""
+        later = evaluated_on(other.values for other in self.stages[self.stages.index(stage) + 1 :])
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return {**seed, **({"decontaminate": later} if later else {})}
 
     def to_yaml(self) -> str:
         """The recipe with its overrides, as a file that runs the same again."""
@@ -115,7 +118,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
     )
     for index, stage in enumerate(recipe.stages):
         _check_references(stage, recipe.stages[:index], recipe)
-        stage.resolve({}, **recipe.defaults())
+        stage.resolve({}, **recipe.defaults(stage))
     return recipe
 
 

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from posttrain.curation.correction import correct as correct
     from posttrain.curation.correction import corrector as corrector
     from posttrain.curation.distillation import distill as distill
+    from posttrain.curation.filters.filtering import FilterReport as FilterReport
+    from posttrain.curation.filters.filtering import decontaminate as decontaminate
+    from posttrain.curation.filters.filtering import deduplicate as deduplicate
+    from posttrain.curation.filters.filtering import filter_rows as filter_rows
+    from posttrain.curation.filters.filtering import select_diverse as select_diverse
+    from posttrain.curation.linting import LintReport as LintReport
+    from posttrain.curation.linting import lint as lint
     from posttrain.curation.pairs import PairCounts as PairCounts
     from posttrain.curation.pairs import correction_pairs as correction_pairs
     from posttrain.curation.pairs import pairs_correct as pairs_correct
@@ -21,14 +28,21 @@ if TYPE_CHECKING:
 _HOME = {
     "Card": "card",
     "Corrector": "correction",
+    "FilterReport": "filters.filtering",
+    "LintReport": "linting",
     "PairCounts": "pairs",
     "correct": "correction",
     "correction_pairs": "pairs",
     "corrector": "correction",
+    "decontaminate": "filters.filtering",
+    "deduplicate": "filters.filtering",
     "distill": "distillation",
+    "filter_rows": "filters.filtering",
+    "lint": "linting",
     "pairs_correct": "pairs",
     "pairs_sample": "sampled_pairs",
     "reject_sample": "rejection",
+    "select_diverse": "filters.filtering",
 }
 
 __all__ = sorted(_HOME)

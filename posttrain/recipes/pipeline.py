@@ -86,7 +86,7 @@ def run_recipe(
     for stage in wanted:
         at = f"[{[s.name for s in recipe.stages].index(stage.name) + 1}/{len(recipe.stages)}] {stage.name}"
         outputs = {name: record.outputs for name, record in records.items()}
-        fields = stage.resolve(outputs, **recipe.defaults())
+        fields = stage.resolve(outputs, **recipe.defaults(stage))
         records[stage.name] = _run_stage(stage, fields, home / stage.name, at, say, progress)
     return records
 
