@@ -46,7 +46,7 @@ def paired_area(
     rng = np.random.default_rng(seed)
     areas = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
-        weights = rng.multinomial(count, np.full(count, 1 / count))[members].astype(np.float64)
+        weights = _drawn(rng, count)[members]
         areas[i] = table.area(weights, weights)
     ones = np.ones(len(values))
     return _interval(table.area(ones, ones), areas, 0.75 * count, count, level)
@@ -83,13 +83,10 @@ def folds_area(folds: Sequence[Fold], *, level: float = 0.95, seed: int = 0) -> 
                 total, mass = total + float(share) * table.area(good, bad), mass + float(share)
         return total / mass if mass else 0.5
 
-    members = [_numbered(fold.groups.tolist(), len(fold.groups)) for fold in usable]
-    counts = [int(m.max()) + 1 for m in members]
+    numbered = [_numbered(fold.groups.tolist(), len(fold.groups)) for fold in usable]
+    counts = [int(members.max()) + 1 for members in numbered]
     areas = np.array(
-        [
-            whole([rng.multinomial(c, np.full(c, 1 / c))[m].astype(np.float64) for m, c in zip(members, counts)])
-            for _ in range(RESAMPLES)
-        ]
+        [whole([_drawn(rng, count)[members] for members, count in zip(numbered, counts)]) for _ in range(RESAMPLES)]
     )
     good = sum(len({int(g) for g in fold.groups[fold.labels]}) for fold in usable)
     bad = sum(len({int(g) for g in fold.groups[~fold.labels]}) for fold in usable)
@@ -116,6 +113,11 @@ class _Ranks:
         summed = np.concatenate([[0.0], np.cumsum(negative[self._order])])
         wins = (summed[self._below] + summed[self._up_to]) / 2
         return float(positive @ wins / (positive.sum() * summed[-1]))
+
+
+def _drawn(rng: np.random.Generator, count: int) -> Floats:
+    """How often each of so many is drawn in so many draws with replacement."""
+    return np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
 
 
 def _numbered(groups: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
