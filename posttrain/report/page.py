@@ -121,6 +121,7 @@ def _content(subject: Subject) -> dict[str, Any]:
         "answers": side_by_side(columns) if len(columns := _columns(subject)) > 1 else [],
         "flips": [(one, found) for one in comparisons if not one.over_stages and (found := _flips(one))],
         "samples": sampled,
+        "shaded_tokens": any(one.drawings for _, found in sampled for group in found for one in group.completions),
         "lints": lints_of(subject),
         "data": facts.data_of(subject),
         "stages": facts.stage_lines(subject.stages),

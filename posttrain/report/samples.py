@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.report.files import number, parse_lines
+from posttrain.report.tokens import Shaded, shaded
 
 _WINDOW = 8 * 2**20  # bytes read at the start, in the middle and at the end of a file
 _MOMENTS, _AT_EACH = 3, 2
@@ -23,6 +24,7 @@ class Sampled:
     advantage: float | None
     rewards: dict[str, float | None]  # by name, where there are several
     cut_off: bool
+    drawings: tuple[Shaded, ...] = ()  # where something is known of its tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,7 @@ def _sampled(same: Sequence[Mapping[str, Any]]) -> Sampled:
         advantage=number(line.get("advantage")),
         rewards=named if len(named) > 1 else {},
         cut_off=line.get("finish_reason") == "length",
+        drawings=shaded(line),
     )
 
 

@@ -53,11 +53,15 @@ class PerToken:
         *,
         values: Values,
         warm_up: Callable[[bool], None] = lambda warming_up: None,
+        texts: Callable[[Sequence[int]], list[str]] | None = None,
         gather: Callable[[Any], list[Any]] = lambda mine: [mine],
     ) -> None:
-        """`warm_up` is told before each step whether only the value model is to learn in it."""
+        """`warm_up` is told before each step whether only the value model is to learn in it.
+
+        `texts` are those of tokens, to be kept with the samples.
+        """
         self._prompts, self._plan, self._how = prompts.prompts, plan, how
-        self._values, self._warm_up, self._gather = values, warm_up, gather
+        self._values, self._warm_up, self._texts, self._gather = values, warm_up, texts, gather
         self._kl_coef = how.kl_coef
 
     def weigh(self, groups: list[Group]) -> tuple[list[Group], Metrics]:
@@ -114,7 +118,10 @@ class PerToken:
 
     def record(self, member: Graded) -> dict[str, Any]:
         named = [name for name in ("values", "advantages", "returns") if name in member.columns]
-        return {name: [round(value, 6) for value in member.columns[name]] for name in named}
+        made: dict[str, Any] = {name: [round(value, 6) for value in member.columns[name]] for name in named}
+        if named and self._texts is not None:
+            made["tokens"] = self._texts(member.completion.tokens or ())
+        return made
 
     def is_done(self, metrics: Mapping[str, float]) -> bool:
         limit = self._how.early_stop_kl

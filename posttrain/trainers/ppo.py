@@ -24,6 +24,7 @@ from posttrain.models.score_loading import load_score_model, score_model_of
 from posttrain.models.value import ActorCritic, tree_values
 from posttrain.sources.online import OnlinePlan
 from posttrain.sources.per_token import PerToken, PerTokenPlan
+from posttrain.sources.pieces import token_texts
 from posttrain.trainers.assembly import load_onto
 from posttrain.trainers.online import Online
 from posttrain.trainers.trainer import Trainer
@@ -87,7 +88,13 @@ class PPOTrainer(Trainer):
 
         def algorithm(prompts: PromptSet, plan: OnlinePlan) -> PerToken:
             return PerToken(
-                prompts, plan, _per_token(config), values=values, warm_up=warm_up, gather=runtime.gather_objects
+                prompts,
+                plan,
+                _per_token(config),
+                values=values,
+                warm_up=warm_up,
+                texts=token_texts(online.tokenizer),
+                gather=runtime.gather_objects,
             )
 
         loss = PPOLoss(
