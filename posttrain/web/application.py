@@ -96,6 +96,12 @@ def application(
         undone = labelling.undo(name, body.done)
         return Json({**view(name), "undone": None if undone is None else undone.verdict})
 
+    @app.post("/api/again")
+    async def again(body: _Body) -> Response:
+        name = annotator_name(body.annotator)
+        labelling.again(name)
+        return Json(view(name))
+
     @app.post("/api/export")
     async def written(body: _Body) -> Response:
         return Json({"said": export().text()})

@@ -90,6 +90,7 @@
       at("count").textContent = told.done + " of " + told.total;
       at("over-counts").textContent = told.done + " questions" + (others.length ? ", of which " + others.join(" and ") : "") + ". Each judgement is saved.";
       at("over-agreement").textContent = told.agreement || "";
+      at("again").hidden = !told.skipped;
       at("over-title").focus();
       return;
     }
@@ -206,6 +207,14 @@
     });
   }
 
+  function again() {
+    if (pending) return;
+    ask("/api/again", { annotator }, told => {
+      show(told);
+      say("");
+    });
+  }
+
   function write() {
     if (pending) return;
     ask("/api/export", { annotator }, told => say(told.said));
@@ -238,7 +247,7 @@
   document.addEventListener("keydown", pressed);
   for (const [id, act] of Object.entries({
     tie: () => mode === "judge" && judge("tie"), skip: () => mode === "judge" && judge("skip"),
-    edit: () => mode === "which" ? cancel() : which(), undo, save, cancel, export: write,
+    edit: () => mode === "which" ? cancel() : which(), undo, again, save, cancel, export: write,
     retry: () => { if (pending && pending.failed) ask(pending.path, pending.body, pending.done); },
   })) at(id).addEventListener("click", act);
   at("name").addEventListener("submit", event => {

@@ -80,6 +80,12 @@ class Labelling:
         own = [question for question in self.journal.of(annotator) if question in self._by_id]
         return self.journal.undo(annotator, own[-1]) if own and len(own) == judged else None
 
+    def again(self, annotator: str) -> None:
+        """Takes back what the person skipped, so that it is asked again."""
+        own = self.journal.of(annotator)
+        for question in [key for key, one in own.items() if one.verdict == "skip" and key in self._by_id]:
+            self.journal.undo(annotator, question)
+
     def view(self, annotator: str) -> dict[str, Any]:
         """What the page shows the person now. Nothing in it says who wrote an answer, or which the file prefers."""
         own = self.journal.of(annotator)

@@ -116,10 +116,17 @@ def test_a_session_with_keys(tmp_path: Path) -> None:
         verdicts = [record["verdict"] for record in page.records()]
         assert verdicts == ["prefer", "prefer", "undo", "prefer", "tie", "skip"]
 
-        # the end can be undone too, and the rows written from the page
+        # the end can be undone too, what was skipped comes again, and the rows are written from the page
         tab.press("u")
         page.count("4 of 4")
         page.until("document.getElementById('over').hidden", True)
+        last = page.answers()
+        tab.press("s")
+        page.until("document.getElementById('over').hidden", False)
+        page.click("again")
+        page.until("document.getElementById('over').hidden", True)
+        assert page.answers() == last
+        assert [record["verdict"] for record in page.records()][6:] == ["undo", "skip", "undo"]
         page.click("export")
         page.said("2 pairs of 2 questions (1 tied, 1 waiting)")
         written = [json.loads(line) for line in page.output.read_text().splitlines()]
