@@ -18,7 +18,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def array_rows(name: str, file: BinaryIO) -> Iterator[tuple[int, Any]]:
-    """(line, value) of each element of an array of objects.
+    """(line, value) of each element of an array of objects; its number where elements do not have lines of their own.
 
     After a broken element reading goes on where a line begins as the first element's did; where elements do not have
     lines of their own, the rest of the array is one broken row.
@@ -28,8 +28,10 @@ def array_rows(name: str, file: BinaryIO) -> Iterator[tuple[int, Any]]:
     text.advance(1)  # the bracket
     text.skip_space()
     margin = text.margin()
+    number = 0
     while (sign := text.sign()) != "]":
-        line = text.line
+        number += 1
+        line = number if margin is None else text.line
         if sign == "":
             yield line, Broken(source=name, line=line, reason="the array is not closed: the file ends early")
             return
@@ -47,7 +49,8 @@ def array_rows(name: str, file: BinaryIO) -> Iterator[tuple[int, Any]]:
             text.skip_space()
         elif sign not in ("", "]", "{"):
             found = text.rest()[:TEXT_LIMIT]
-            yield text.line, Broken(source=name, line=text.line, reason=f"expected , or ], found {sign!r}", text=found)
+            line = number if margin is None else text.line
+            yield line, Broken(source=name, line=line, reason=f"expected , or ], found {sign!r}", text=found)
             if not text.resume(margin):
                 return
     text.advance(1)

@@ -10,19 +10,25 @@ from typing import Any, BinaryIO
 
 from posttrain.curation.rows import TEXT_LIMIT, Broken
 
-# What JSON can spell and a file of rows cannot hold: halves of surrogate pairs, numbers too large for a float.
-_SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|[0-9][eE]\+?[0-9]{3}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON can spell half of a pair, and a file of text cannot hold it
 
 
 class NotANumberError(ValueError):
-    """NaN or Infinity, which JSON does not have."""
+    """NaN or Infinity, which JSON does not have, or a number as large."""
 
 
 def _no_constant(name: str) -> Any:
     raise NotANumberError(name)
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_constant)
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise NotANumberError(text[:40])
+    return number
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 LENIENT = json.JSONDecoder()  # reads NaN, to say in which field it stands
 
 
@@ -79,8 +85,8 @@ def broken(name: str, line: int, text: str, error: Exception) -> Broken:
 
 
 def checked(name: str, line: int, text: str, value: Any) -> Any:
-    """The value, or Broken where it holds what cannot be written as UTF-8 JSON again."""
-    if _SUSPECT.search(text) and (found := fault(value)) is not None:
+    """The value, or Broken where it holds what cannot be written as UTF-8 again."""
+    if "\\u" in text and _SURROGATE.search(text) and (found := fault(value)) is not None:
         field, reason = found
         return Broken(source=name, line=line, field=field, reason=reason, text=text[:TEXT_LIMIT])
     return value

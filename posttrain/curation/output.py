@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Self
 from posttrain.curation.card import EXAMPLES, Card
 from posttrain.curation.rows import PROVENANCE, STANDARD_INPUT, Broken, Row, input_hashes
 from posttrain.curation.tables import WRITERS
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, DataError
 
 READ = "read"  # the step that rejects broken rows
 FAILED = "failed"  # the count of rows that are worth another try
@@ -36,7 +36,8 @@ class Output:
     `settings` is what decides the rows; `arguments` what stood on the command line, for the card. With `anew` all rows
     are decided again, because what took time is kept elsewhere, and a file whose card counts rows that `failed` is made
     again.
-    Raises ConfigError at once where the files there are another command's.
+    `commit_every_s` is 0 for rows that cost something: then each is on the disk before the next is begun, and stays
+    there after an error in the data too. Raises ConfigError at once where the files there are another command's.
     """
 
     def __init__(
@@ -130,9 +131,10 @@ class Output:
         self._commit()
         for file in self._files:
             file.close()
-        if not self.consumed or None in self.card.inputs.values():
+        mended = issubclass(kind, DataError) and self._commit_every_s > 0  # the input will not be the same again
+        if not self.consumed or mended or None in self.card.inputs.values():
             self._forget()
-        elif kind is KeyboardInterrupt:
+        else:
             print(
                 f"\n{self.path}: stopped with {self.consumed:,} rows decided. The same command goes on.",
                 file=sys.stderr,

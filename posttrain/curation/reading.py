@@ -58,11 +58,18 @@ def check_readable(name: str) -> None:
         return
     try:
         with open_binary(path) as file:
-            start = file.peek(4)[:4]
+            start = file.peek(_PEEK)
     except (gzip.BadGzipFile, EOFError) as error:
         raise DataError(f"{name} is no gzip file ({error}); copy or download it again") from None
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{name} is UTF-16; save it as UTF-8, for example with `iconv -f utf-16 -t utf-8`")
+    if kind not in (".csv", ".tsv") and _is_spread(start):
+        raise DataError(f"{name} holds one JSON object over several lines; write an array of objects, or one a line")
+
+
+def _is_spread(start: bytes) -> bool:
+    """Whether this is the beginning of one JSON object over several lines."""
+    return bool(re.match(rb'(?:\xef\xbb\xbf)?\s*\{\s*\n\s*"', start))
 
 
 def suffix(path: Path) -> str:

@@ -8,7 +8,7 @@ from posttrain.curation.card import Card
 from posttrain.curation.output import Output
 from posttrain.curation.provenance import noted
 from posttrain.curation.rows import Broken, read_stream
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -127,6 +127,24 @@ def test_another_command_does_not_go_on_with_what_was_begun(source: str, tmp_pat
         keep_odd(source, tmp_path / "out.jsonl", stop_before=3)
     with pytest.raises(ConfigError, match=r"out.jsonl.partial was begun with another limit.*remove .*partial\*"):
         keep_odd(source, tmp_path / "out.jsonl", limit=8)
+
+
+@pytest.mark.parametrize(
+    ("error", "dear", "kept"), [(OSError, False, True), (DataError, False, False), (DataError, True, True)]
+)
+def test_an_error_keeps_what_was_decided_unless_the_input_has_to_be_mended(
+    error: type[Exception], dear: bool, kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        every = 0.0 if dear else 1.0
+        with Output(tmp_path / "out.jsonl", command="x", settings={}, inputs=[], commit_every_s=every) as output:
+            output.keep({"n": 1})
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert (tmp_path / "out.jsonl.partial").exists() == kept
+    assert ("The same command goes on" in capsys.readouterr().err) == kept
 
 
 def test_two_processes_do_not_write_one_output(source: str, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_what_is_lost_of_an_array_is_one_broken_row(text: str, whole: int, reaso
     file.write_text(text)
     *read, broken = read_stream([str(file)])
     assert len(own(read)) == whole
+    assert lines(read) == list(range(1, whole + 1))
     assert isinstance(broken, Broken)
     assert reason in broken.reason
 
@@ -206,6 +207,7 @@ def test_inputs_that_cannot_be_opened_are_refused_before_anything_is_read(tmp_pa
     refused("rows.txt", b"text", r"ends in '\.txt'")
     refused("rows.parquet", b"PAR1", "not a whole Parquet file")
     refused("rows.json.gz", b"[]", "no gzip file")
+    refused("spread.json", b'{\n  "a": 1\n}', "over several lines")
     refused("utf16.csv", "a,b".encode("utf-16"), "UTF-16")
     with pytest.raises(DataError, match=r"name its files: rows.json"):
         read_stream([str(tmp_path)])
