@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from posttrain.curation.candidates import Answer, Answered, Asking, Refused, answered
+from posttrain.curation.answering import answered
+from posttrain.curation.candidates import Answer, Answered, Asking, Refused
 from posttrain.curation.editing import Edit, Editor
 from posttrain.curation.funnel import Funnel
 from posttrain.curation.linting.edits import relative_distance

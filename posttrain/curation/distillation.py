@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from posttrain.curation.candidates import Answer, Answered, Asking, answered
+from posttrain.curation.answering import answered
+from posttrain.curation.candidates import Answer, Answered, Asking
 from posttrain.curation.card import Card
 from posttrain.curation.funnel import Funnel
 from posttrain.curation.kinds import same_kind

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from posttrain.curation.candidates import Answer, Answered, Ask, Asking, Refused, answered_asks
+from posttrain.curation.answering import answered_asks
+from posttrain.curation.candidates import Answer, Answered, Ask, Asking, Refused
 from posttrain.curation.correction import Corrector, corrector
 from posttrain.errors import DataError, PosttrainError
 from posttrain.types import Message

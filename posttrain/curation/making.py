@@ -14,7 +14,8 @@ from posttrain.config.curation.distill import DistillCommand
 from posttrain.config.curation.pairs import PairsCorrectCommand, PairsSampleCommand
 from posttrain.config.curation.reject_sample import RejectSampleCommand
 from posttrain.config.identity import path_identity, read_paths
-from posttrain.curation.candidates import Asking, answer_settings, digest
+from posttrain.curation.answering import answer_settings
+from posttrain.curation.candidates import Asking, digest
 from posttrain.curation.card import Card
 from posttrain.curation.corrected_pairs import correct_pairs
 from posttrain.curation.distillation import distil

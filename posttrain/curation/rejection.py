@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.curation.candidates import Answer, Asking, answered, distinct
+from posttrain.curation.answering import answered
+from posttrain.curation.candidates import Answer, Asking, distinct
 from posttrain.curation.card import Card
 from posttrain.curation.funnel import Funnel
 from posttrain.curation.kinds import same_kind

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from posttrain.curation.candidates import Answer, Answered, Asking, answered, distinct
+from posttrain.curation.answering import answered
+from posttrain.curation.candidates import Answer, Answered, Asking, distinct
 from posttrain.curation.card import Card
 from posttrain.curation.funnel import Funnel
 from posttrain.curation.kinds import same_kind

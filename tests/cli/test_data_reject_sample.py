@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chat_server import ChatServer
+from tiny import build_tokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from posttrain import embedded
 from posttrain.cli.main import main
@@ -203,3 +206,23 @@ def test_in_python_with_the_embedded_model() -> None:
                 prompts=[row["prompt"]], completions=[row["completion"]], completion_ids=None, columns={}
             )
             assert scored.total == [row["_provenance"]["scores"]["length"]]
+
+
+def test_a_reward_model_is_named_by_its_directory(server: ChatServer, here: Path) -> None:
+    config = AutoConfig.for_model(
+        "llama", vocab_size=384, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_labels=1, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained("scorer")
+    build_tokenizer().save_pretrained("scorer")
+    server.text = lambda prompt, seed: f"{prompt} {seed}"
+    given = ["--model=tiny", f"--endpoint={server.url}", "--reward=./scorer", "--threshold=none", "--count=3"]
+    assert main(["data", "reject-sample", "p.jsonl", *given, "--output=out.jsonl"]) == 0
+    rows = lines("out.jsonl")
+    answers = lines("out.jsonl.answers.jsonl")
+    scores = {line["row"]: line["value"]["total"] for line in answers if line.get("kind") == "scores"}
+    assert len({round(score, 4) for score in scores[0]}) > 1
+    for row in rows:
+        notes = row["_provenance"]
+        assert list(notes["scores"].values()) == [max(scores[notes["line"] - 1])]
