@@ -49,6 +49,11 @@ class Tokens:
         """[N] where each text begins."""
         return np.cumsum(self.lengths) - self.lengths
 
+    def take(self, chosen: NDArray[np.bool_]) -> Tokens:
+        """Those of the texts that are chosen."""
+        hashes = self.hashes[np.repeat(chosen, self.lengths)]
+        return Tokens(hashes=hashes, lengths=self.lengths[chosen], unspaced=self.unspaced[chosen])
+
 
 def tokens(texts: Sequence[str]) -> Tokens:
     """The words of the texts as numbers."""
@@ -85,7 +90,9 @@ def shingles(laid: Tokens, *, word_run: int = WORDS, character_run: int = CHARAC
             hashes, owner, _ = runs(laid, size)
             taken = wanted[owner]
             keys.append((owner[taken].astype(np.uint64) << np.uint64(32)) | (hashes[taken] >> np.uint64(32)))
-    found = np.unique(np.concatenate(keys)) if keys else np.empty(0, np.uint64)
+    found = np.concatenate(keys) if keys else np.empty(0, np.uint64)
+    found.sort()
+    found = found[np.append(True, found[1:] != found[:-1])[: len(found)]]
     owners = (found >> np.uint64(32)).astype(np.int64)
     bounds = np.searchsorted(owners, np.arange(1, len(laid.lengths)))
     return np.split((found & np.uint64(0xFFFFFFFF)).astype(np.uint32), bounds) if len(laid.lengths) else []

@@ -17,7 +17,7 @@ from posttrain.config.curation.filter import FilterFields
 from posttrain.curation.filters.contamination import EvaluationIndex, read_questions
 from posttrain.curation.filters.minhash import Signatures, signatures
 from posttrain.curation.filters.names import COLUMNS, CONTAMINATION, judges
-from posttrain.curation.filters.shingles import Hashes, shingles, tokens
+from posttrain.curation.filters.shingles import Hashes, Tokens, shingles, tokens
 from posttrain.curation.filters.spoken import Spoken, spoken
 from posttrain.curation.filters.words import normal
 from posttrain.errors import DataError
@@ -55,6 +55,7 @@ class RowWork:
         self.fields = fields
         self.judges = judges(fields)
         self.questions: EvaluationIndex | None = None
+        self._same_texts = fields.duplicates_by == "row"  # are compared with questions and with each other
         if fields.decontaminate:
             self.questions = EvaluationIndex(
                 read_questions(fields.decontaminate),
@@ -77,23 +78,26 @@ class RowWork:
             verdicts.append(verdict)
             if verdict is None:
                 left.append(said)
+        laid: Tokens | None = None
         if self.questions is not None and left:
-            found = self.questions.judge(left, tokens([said.text for said in left]))
+            laid = tokens([said.text for said in left])
+            found = self.questions.judge(left, laid)
             places = [place for place, verdict in enumerate(verdicts) if verdict is None]
             for place, reason in zip(places, found):
                 if reason is not None:
                     verdicts[place] = (CONTAMINATION, reason)
             left = [said for said, reason in zip(left, found) if reason is None]
-        return Judged(verdicts=verdicts, marks=self.mark([said.part(self.fields.duplicates_by) for said in left]))
+            laid = laid.take(np.array([reason is None for reason in found])) if self._same_texts else None
+        return Judged(verdicts=verdicts, marks=self.mark([said.part(self.fields.duplicates_by) for said in left], laid))
 
     def marks(self, rows: Sequence[Any]) -> Marks:
         """The marks of rows that are known to be kept."""
         return self.mark([spoken(row).part(self.fields.duplicates_by) for row in rows])
 
-    def mark(self, texts: Sequence[str]) -> Marks:
-        """The marks of texts, as far as these settings need any."""
+    def mark(self, texts: Sequence[str], laid: Tokens | None = None) -> Marks:
+        """The marks of texts, as far as these settings need any. `laid` are their words, where they are known."""
         digests = [digest(text) for text in texts] if self.fields.duplicates else []
-        sets = shingles(tokens(texts)) if self.fields.near is not None else []
+        sets = shingles(laid or tokens(texts)) if self.fields.near is not None else []
         return Marks(
             digests=digests,
             runs=np.concatenate(sets) if sets else np.empty(0, np.uint32),
