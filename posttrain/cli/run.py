@@ -36,7 +36,7 @@ A recipe:
       model: ${{sft.model}}
       train_dataset: pairs.jsonl
 
-Methods: embedded, sft, dpo, grpo, ppo, offline_rl, pairs_correct, evaluate."""
+Methods: {methods}."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -45,7 +45,9 @@ def run(arguments: Sequence[str]) -> int:
 
     built_in = built_in_recipes()
     if not arguments or any(word in ("-h", "--help") for word in arguments):
-        print(_HELP.format(built_in=", ".join(built_in)))
+        from posttrain.config.methods import METHODS
+
+        print(_HELP.format(built_in=", ".join(built_in), methods=", ".join(METHODS)))
         return 0
     source, only, overrides = _read(arguments)
     path = built_in[source] if source in built_in and not Path(source).is_file() else Path(source)

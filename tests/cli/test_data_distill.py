@@ -122,7 +122,7 @@ def test_an_unfinished_answer_is_kept_only_when_that_is_asked_for(
 ) -> None:
     prompts = write(here / "p.jsonl", [{"prompt": f"{n} + {n}"} for n in range(4)])
     words = ["data", "distill", prompts, "--model", tiny_model_dir(), "--max_tokens=3"]
-    assert main([*words, "--output=out.jsonl"]) == 0
+    assert main([*words, "--output=out.jsonl"]) == (0 if lines("out.jsonl") else 2)  # 2 where no row is left
     cut = [line for line in lines("out.jsonl.rejects.jsonl") if line["step"] == "finished"]
     assert len(cut) >= 3  # a random model hardly ever stops within three tokens
     assert all(line["row"]["_provenance"]["answer"]["finish_reason"] == "length" for line in cut)
