@@ -23,6 +23,7 @@ class Spoken:
     answers: tuple[str, ...] = ()  # what would be imitated: the assistant's turns, or the chosen side
     rejected: tuple[str, ...] = ()  # the other side of a preference
     rest: str = ""  # of a row whose columns are not known
+    tools: str = ""  # what the assistant could call, as JSON; it is no text, but makes rows unequal
 
     @property
     def text(self) -> str:
@@ -47,7 +48,13 @@ def spoken(row: Mapping[str, Any]) -> Spoken:
     asked, answers = _sides(first)
     before = "" if prompt is None else _whole(prompt)
     rejected = tuple(answer for other in others for answer in _sides(other)[1])
-    return Spoken(prompt="\n".join(filter(None, (before, asked))), answers=answers, rejected=rejected)
+    tools = row.get("tools")
+    return Spoken(
+        prompt="\n".join(filter(None, (before, asked))),
+        answers=answers,
+        rejected=rejected,
+        tools=tools if isinstance(tools, str) else json.dumps(tools, sort_keys=True) if tools else "",
+    )
 
 
 @lru_cache(maxsize=256)

@@ -88,15 +88,18 @@ class RowWork:
                     verdicts[place] = (CONTAMINATION, reason)
             left = [said for said, reason in zip(left, found) if reason is None]
             laid = laid.take(np.array([reason is None for reason in found])) if self._same_texts else None
-        return Judged(verdicts=verdicts, marks=self.mark([said.part(self.fields.duplicates_by) for said in left], laid))
+        return Judged(verdicts=verdicts, marks=self.mark(left, laid))
 
     def marks(self, rows: Sequence[Any]) -> Marks:
         """The marks of rows that are known to be kept."""
-        return self.mark([spoken(row).part(self.fields.duplicates_by) for row in rows])
+        return self.mark([spoken(row) for row in rows])
 
-    def mark(self, texts: Sequence[str], laid: Tokens | None = None) -> Marks:
-        """The marks of texts, as far as these settings need any. `laid` are their words, where they are known."""
-        digests = [digest(text) for text in texts] if self.fields.duplicates else []
+    def mark(self, rows: Sequence[Spoken], laid: Tokens | None = None) -> Marks:
+        """The marks of rows, as far as these settings need any. `laid` are their words, where they are known."""
+        by = self.fields.duplicates_by
+        texts = [said.part(by) for said in rows]
+        tools = [said.tools if by == "row" else "" for said in rows]
+        digests = [digest(f"{text} {tool}") for text, tool in zip(texts, tools)] if self.fields.duplicates else []
         sets = shingles(laid or tokens(texts)) if self.fields.near is not None else []
         return Marks(
             digests=digests,

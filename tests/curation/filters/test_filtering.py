@@ -83,6 +83,14 @@ def test_a_dataset_comes_back_as_one():
     assert report.rejects[0]["reason"] == "is dataset:1 again"
 
 
+def test_rows_with_other_tools_are_not_equal():
+    said = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    kept, _ = deduplicate([said, {**said, "tools": [{"name": "f"}]}, {**said, "tools": '[{"name": "g"}]'}, said])
+    assert [row["_provenance"]["line"] for row in kept] == [1, 2, 3]
+    by_prompt, _ = deduplicate([said, {**said, "tools": [{"name": "f"}]}], duplicates_by="prompt")
+    assert len(by_prompt) == 1
+
+
 def test_decontamination_alone_takes_nothing_else(tmp_path):
     test = tmp_path / "test.jsonl"
     test.write_text(json.dumps({"question": "one two three four five six seven eight nine", "answer": "10"}))
