@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.curation.card import Card as Card
+    from posttrain.curation.conversion.convert import convert as convert
     from posttrain.curation.correction import Corrector as Corrector
     from posttrain.curation.correction import correct as correct
     from posttrain.curation.correction import corrector as corrector
@@ -31,6 +32,7 @@ _HOME = {
     "FilterReport": "filters.filtering",
     "LintReport": "linting",
     "PairCounts": "pairs",
+    "convert": "conversion.convert",
     "correct": "correction",
     "correction_pairs": "pairs",
     "corrector": "correction",

@@ -25,7 +25,13 @@ _BATCH = 1024
 def csv_rows(name: str, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, Any]]:
     """(line it begins at, row) of each record, the first being the header; Broken for ragged ones."""
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    seen = [""]  # the last line that was read, to show what is wrong
+
+    def lines() -> Iterator[str]:
+        for seen[0] in text:
+            yield seen[0]
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     header = _header(name, reader)
     last = reader.line_num
     while True:
@@ -36,7 +42,8 @@ def csv_rows(name: str, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, A
             return
         except csv.Error as error:
             why = " (a quote is never closed)" if "unexpected end" in str(error) or "limit" in str(error) else ""
-            yield last + 1, Broken(source=name, line=last + 1, reason=f"is not valid CSV: {error}{why}")
+            shown = seen[0][:TEXT_LIMIT].rstrip().encode(errors="surrogateescape").decode(errors="backslashreplace")
+            yield last + 1, Broken(source=name, line=last + 1, reason=f"is not valid CSV: {error}{why}", text=shown)
             last = reader.line_num
             continue
         finally:

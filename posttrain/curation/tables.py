@@ -22,7 +22,7 @@ def write_csv(source: Path, target: Path) -> None:
     """
     columns = list(_columns(source))
     with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)  # lines end in \r\n, and so both signs are quoted inside a field
         writer.writerow(columns)
         for row in _rows(source):
             writer.writerow([_cell(row.get(column)) for column in columns])

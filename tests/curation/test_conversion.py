@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from posttrain.config.curation.convert import ConvertStage
 from posttrain.curation.conversion.convert import Converter, convert
 from posttrain.curation.conversion.files import convert_files
-from posttrain.curation.conversion.targets import TARGETS
 from posttrain.curation.rows import PROVENANCE, Broken, read_stream
 from posttrain.errors import ConfigError, DataError
 
@@ -334,7 +333,7 @@ def test_no_row_is_lost_and_none_invented(data: st.DataObject) -> None:
     try:
         made, card = convert(rows, to=written)
     except DataError:
-        assert not rows or len([row for row in rows if not {"messages", "prompt"} & row.keys()]) >= len(rows) / 2
+        assert not any({"messages", "prompt"} & row.keys() for row in rows)
         return
     except ConfigError:  # another kind has the most rows
         assert to in ("preference", "unpaired", "messages")

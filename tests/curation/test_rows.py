@@ -164,6 +164,7 @@ def test_records_that_do_not_fit_the_header_are_broken_at_the_line_where_they_be
         (None, "has 1 fields, the header 2"),
         ("b", "is not UTF-8"),
     ]
+    assert [row.text for row in read if isinstance(row, Broken)][3:] == ['"a"b,c', '5,"6']
     assert own(row for row in read if not isinstance(row, Broken)) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
 

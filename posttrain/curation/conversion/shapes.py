@@ -58,11 +58,10 @@ def _unpacked(name: str, value: Any) -> Any:
 
 
 def tell(rows: Sequence[Row]) -> Shape | None:
-    """The shape that most of the rows have, None where most have none."""
-    shapes = [shape_of(row) for row in rows]
-    named = {shape.name: shape for shape in shapes if shape is not None}
-    votes = Counter("" if shape is None else shape.name for shape in shapes).most_common(1)
-    return named.get(votes[0][0]) if votes else None
+    """The shape that most of the rows have which have one, None where none has."""
+    shapes = [shape for row in rows if (shape := shape_of(row)) is not None]
+    votes = Counter(shape.name for shape in shapes).most_common(1)
+    return next((shape for shape in shapes if shape.name == votes[0][0]), None)
 
 
 def shape_of(row: Row) -> Shape | None:

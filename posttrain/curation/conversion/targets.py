@@ -92,7 +92,11 @@ TARGETS: Mapping[str, Target] = {
         write=_messages,
     ),
     "prompt-completion": Target(
-        takes={"demonstration": "", "preference": _NO_REJECTED, "unpaired": _GOOD_ONLY},
+        takes={
+            "demonstration": "answers before the last are context",
+            "preference": _NO_REJECTED,
+            "unpaired": _GOOD_ONLY,
+        },
         columns=("prompt", "completion", "tools"),
         write=_prompt_completion,
     ),
