@@ -1,9 +1,10 @@
 """How often lint finds a planted shortcut, and how often it warns of one that is not there:
 `POSTTRAIN_DATA=DIR python -m benchmarks.lint_planted`.
 
-Answers are real ones (llamafactory_demo/alpaca_en_demo.json). A clean set takes two answers to different questions as
+Answers are real ones (llamafactory_demo: alpaca, dpo and kto). A clean set takes two answers to different questions as
 the sides of each pair and tosses a coin, so nothing tells them apart; a planted set changes some of its pairs. Each
-seed draws a set anew. The settings are those that lint has by default.
+seed draws a set anew. The settings are those that lint has by default. They were chosen with seeds below 1000; these
+are others.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from posttrain.curation.linting.sides import Pair, digest
 from posttrain.stats import wilson
 
 RESULTS = Path(__file__).parent / "results" / "lint_planted.md"
+FIRST_SEED = 1000
 SHARE = 0.2  # of the pairs that are changed
 CHECKS = ("length", "words", "characters", "format", "fixed phrase")
 
@@ -84,21 +86,32 @@ def planted_set(texts: Sequence[str], count: int, plant: Callable[[Sides, str], 
 
 def warnings(pairs: Sequence[Pair], limits: Limits) -> set[str]:
     """What lint warns of."""
-    found = pair_separability(pairs, total=len(pairs), threshold=limits.area)
+    found = pair_separability(pairs, total=len(pairs))
     findings = [*separability_findings(found, limits), *phrase_findings(pairs, limits)]
     said = {finding.check for finding in findings if finding.level == "warning"}
     return {"fixed phrase" if check.startswith("fixed") else check.removeprefix("separable_by_") for check in said}
 
 
-def measure(texts: Sequence[str], sizes: Sequence[int], seeds: int) -> str:
+def answers(folder: Path) -> list[str]:
+    """Different answers of at least 20 characters."""
+    alpaca, dpo, kto = (
+        json.loads((folder / f"{name}_en_demo.json").read_text(encoding="utf-8")) for name in ("alpaca", "dpo", "kto")
+    )
+    texts = [row["output"] for row in alpaca] + [row[side]["value"] for row in dpo for side in ("chosen", "rejected")]
+    texts += [row["messages"][-1]["content"] for row in kto]
+    return [text for text in dict.fromkeys(text.strip() for text in texts) if len(text) >= 20]
+
+
+def measure(texts: Sequence[str], sizes: Sequence[int], planted: int, clean_sets: int) -> str:
     """The table: for each kind of set and size, how often each warning was given."""
     heads = ("set", "pairs", "any warning", *CHECKS)
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     rates: dict[tuple[str, int], float] = {}
     for name, (plant, share) in PLANTED.items():
+        seeds = clean_sets if plant is None else planted
         for size in sizes:
             counts: Counter[str] = Counter()
-            for seed in range(seeds):
+            for seed in range(FIRST_SEED, FIRST_SEED + seeds):
                 said = warnings(planted_set(texts, size, plant, share, seed), Limits())
                 counts.update(said)
                 counts["any"] += bool(said)
@@ -118,14 +131,13 @@ def measure(texts: Sequence[str], sizes: Sequence[int], seeds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=50, help="sets of each kind")
-    parser.add_argument("--pairs", type=int, nargs="+", default=[100, 300], help="pairs of a set")
+    parser.add_argument("--seeds", type=int, default=20, help="planted sets of each kind")
+    parser.add_argument("--clean", type=int, default=40, help="clean sets")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[300, 900], help="pairs of a set")
     arguments = parser.parse_args()
-    path = Path(os.environ["POSTTRAIN_DATA"], "llamafactory_demo", "alpaca_en_demo.json")
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    texts = [text for text in dict.fromkeys(row["output"].strip() for row in rows) if len(text) >= 20]
-    head = f"{arguments.seeds} sets of each kind, intervals of 95%; answers of {path.name}."
-    text = f"{head}\n\n{measure(texts, arguments.pairs, arguments.seeds)}\n"
+    texts = answers(Path(os.environ["POSTTRAIN_DATA"], "llamafactory_demo"))
+    head = f"{arguments.clean} clean sets, {arguments.seeds} planted sets of each kind; intervals of 95%."
+    text = f"{head}\n\n{measure(texts, arguments.pairs, arguments.seeds, arguments.clean)}\n"
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(text, encoding="utf-8")
     print(text)

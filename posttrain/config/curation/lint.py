@@ -28,7 +28,7 @@ class LintFields(Config):
     max_pairs: int = option(10_000, "Pairs that the classifiers read, drawn at random.", group=_HOW, ge=1)
     model_pairs: int = option(200, "Pairs that the model reads.", group=_HOW, ge=1)
     area: float = option(
-        0.55, "AUC that the lower end of a classifier's interval has to exceed for a warning.", group=_HOW, ge=0.5, lt=1
+        0.55, "AUC from which a separation that is sure is a warning, below it a note.", group=_HOW, ge=0.5, lt=1
     )
     seed: int = option(0, "Seed that draws pairs and deals out the folds.", group=_HOW, ge=0)
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_HOW)

@@ -15,6 +15,7 @@ OVERLAP = (
     "What is measured on these questions says nothing any more. Remove the rows with "
     "`posttrain data filter INPUT --output FILE --decontaminate EVAL`."
 )
+FOREIGN = "Convert it, and lint what comes out: `posttrain data convert INPUT --output FILE`."
 EMPTY = "Training drops and counts them. Remove them, or find out why the answers are missing."
 CUT = (
     "What lies behind the limit is not trained, the token that ends the answer included: a model trained on many such "

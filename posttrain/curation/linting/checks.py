@@ -13,7 +13,7 @@ from posttrain.curation.linting.findings import Finding, Level, Limits, graded
 from posttrain.curation.linting.phrases import fixed_phrases
 from posttrain.curation.linting.resemblance import Resemblance
 from posttrain.curation.linting.scan import PROMPTS, UNPAIRED, Scan, Trouble
-from posttrain.curation.linting.separability import FEWEST, LEVEL, Separability
+from posttrain.curation.linting.separability import CHANCE, FEWEST, Separability
 from posttrain.curation.linting.sides import Pair, words
 from posttrain.curation.linting.tokens import Tokens
 
@@ -35,6 +35,11 @@ def row_findings(scan: Scan, limits: Limits) -> Iterator[Finding]:
             advice="One training reads one kind of data. Lint and train on them one at a time.",
         )  # fmt: skip
     for source in scan.sources.values():
+        if source.kind == "foreign":
+            yield Finding(
+                check="format", level="error", text=f"{source.name}: no training reads the format {source.format}.",
+                advice=advice.FOREIGN, count=source.rows, of=scan.rows,
+            )  # fmt: skip
         if source.kind == "prompts":
             yield Finding(
                 check="format", level="note", text=f"{source.name}: {PROMPTS}. SFT and DPO cannot learn from them; "
@@ -115,7 +120,7 @@ def separability_findings(found: Separability, limits: Limits) -> Iterator[Findi
             )  # fmt: skip
         return
     for one in found.separations:
-        if one.area.low <= limits.area:
+        if one.area.low <= CHANCE:
             continue
         named = ", ".join(f"{told.name} ({told.side})" for told in one.telling[:6])
         if one.features in ("words", "characters"):
@@ -131,7 +136,7 @@ def separability_findings(found: Separability, limits: Limits) -> Iterator[Findi
         sides = "Chosen and rejected" if found.paired else "Good and bad answers"
         yield Finding(
             check=f"separable_by_{one.features}",
-            level="warning",
+            level="warning" if one.area.estimate >= limits.area else "note",
             text=f"{sides} can be told apart by {one.features} alone, without the prompt: AUC "
             f"{one.area.estimate:.2f} [{one.area.low:.2f}, {one.area.high:.2f}]{right}. By: {named}.{length}",
             advice=advice.SEPARABLE[one.features],
@@ -143,7 +148,7 @@ def separability_findings(found: Separability, limits: Limits) -> Iterator[Findi
         yield Finding(
             check="too_few_pairs", level="note", count=found.prompts, advice=advice.TOO_FEW,
             text=f"With {found.prompts:,} prompts a shortcut with an AUC below {found.smallest_seen:.2f} would not be "
-            f"told from chance (intervals of {LEVEL:.2%}); no warning does not mean that there is none.",
+            "told from chance; no warning does not mean that there is none.",
         )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class Limits:
     overlap: float = 0.0
     identical_pairs: float = 0.0
     contradictory_pairs: float = 0.0
-    area: float = 0.55  # that the lower end of a classifier's interval has to exceed
+    area: float = 0.55  # of a classifier whose interval lies above chance
     phrase_present: float = 0.9  # of one side's answers
     phrase_absent: float = 0.1  # at most, of the other side's
     phrase_pairs: int = 20  # that a phrase has to be found in

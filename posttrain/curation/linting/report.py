@@ -108,7 +108,7 @@ class LintReport:
 
     def _without_source(self, text: str) -> str:
         """The text with "line 17" where the only input need not be named with every row."""
-        return text.replace(f"{self.inputs[0]['name']}:", "line ") if len(self.inputs) == 1 else text
+        return text.replace(f"  {self.inputs[0]['name']}:", "  line ") if len(self.inputs) == 1 else text
 
     def _ordered(self) -> list[Finding]:
         return sorted(self.findings, key=lambda finding: -STATUS[finding.level])
@@ -148,7 +148,7 @@ def _table(found: Separability) -> str:
     what = "chosen and rejected" if found.paired else "good and bad answers"
     lines = [
         f"Can {what} be told apart without the prompt? {of} {'pairs' if found.paired else 'answers'}, "
-        f"{found.prompts:,} prompts; AUC out of fold, 0.5 is chance; intervals hold together with 95%:"
+        f"{found.prompts:,} prompts; AUC out of fold, 0.5 is chance; intervals hold together with 99%:"
     ]
     for one in found.separations:
         left = one.without_length
@@ -156,7 +156,7 @@ def _table(found: Separability) -> str:
         area = one.area
         right = "" if one.accuracy is None else f"   right {one.accuracy:4.0%}"
         lines.append(f"  {one.features:<10} {area.estimate:.2f} [{area.low:.2f}, {area.high:.2f}]{right}{rest}")
-    lines.append(f"  An AUC below {found.smallest_seen:.2f} would not have been told from the limit with so many.")
+    lines.append(f"  An AUC below {found.smallest_seen:.2f} would not have been told from chance with so many.")
     return "\n".join(lines)
 
 

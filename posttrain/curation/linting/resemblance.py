@@ -71,3 +71,4 @@ class Resemblance:
         """Gives temporary files back."""
         if self._index is not None:
             self._index.close()
+            self._index = None

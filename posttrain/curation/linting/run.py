@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -121,6 +122,7 @@ def _lint(
                 chosen = {place: row for place, row in chosen.items() if place in kept}
     resemblance.flush()
     resemblance.close()
+    scan.forget()
     pairs = [one for one in scan.sample.kept if isinstance(one, Pair)]
     findings: list[Finding] = [
         *row_findings(scan, limits), *resemblance_findings(resemblance, scan.rows, limits),
@@ -146,7 +148,7 @@ def _lint(
         }  # fmt: skip
     findings += pair_findings(scan, limits)
     findings += phrase_findings(pairs, limits)
-    separability = _separability(scan, limits, seed)
+    separability = _separability(scan, seed)
     if separability is not None:
         findings += separability_findings(separability, limits)
     measured = pairs[:DISTANCES]
@@ -180,16 +182,17 @@ def _briefly(findings: Sequence[Finding], sources: Sequence[str]) -> list[Findin
     """The findings, whose texts do not name the only input with every row."""
     if len(sources) != 1:
         return list(findings)
-    return [replace(finding, text=finding.text.replace(f"{sources[0]}:", "line ")) for finding in findings]
+    place = re.compile(rf"{re.escape(sources[0])}:(?=\d)")
+    return [replace(finding, text=place.sub("line ", finding.text)) for finding in findings]
 
 
-def _separability(scan: Scan, limits: Limits, seed: int) -> Separability | None:
+def _separability(scan: Scan, seed: int) -> Separability | None:
     pairs = [one for one in scan.sample.kept if isinstance(one, Pair)]
     if pairs:
-        return pair_separability(pairs, total=scan.pairs, threshold=limits.area, seed=seed)
+        return pair_separability(pairs, total=scan.pairs, seed=seed)
     if scan.sample.kept:
         total = scan.marked[True] + scan.marked[False]
-        return marked_separability(scan.sample.kept, total=total, threshold=limits.area, seed=seed)
+        return marked_separability(scan.sample.kept, total=total, seed=seed)
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from posttrain.curation.conversion.shapes import OPENAI_PREFERENCE, SEED, TREE, shape_of
 from posttrain.curation.linting.roles import role_problems
 from posttrain.curation.linting.sides import Marked, Pair, answer_text, digest, written
 from posttrain.curation.rows import PROVENANCE, Broken
@@ -48,7 +49,7 @@ class Source:
     format: str = "unknown"
     understood: str = ""
     rows: int = 0
-    kind: str = ""  # "preference", "demonstration", "marked", "prompts"
+    kind: str = ""  # "preference", "demonstration", "marked", "prompts", or "foreign": nothing trains on it as it is
     form: Format | None = None
 
 
@@ -93,8 +94,8 @@ class Scan:
         self.sample = Sample(sample, seed)  # Pair or Marked
         self.here = 0  # the number of the row at hand
         self.repeated = False  # it repeats an earlier one
-        self._seen: dict[bytes, int] = {}  # of each row's content, the first row: numbers, since there may be millions
-        self._orders: dict[bytes, int] = {}
+        self._seen: dict[int, int] = {}  # of each row's content, the first row: numbers, since there may be millions
+        self._orders: dict[int, int] = {}
 
     def add(self, source: str, line: int, read: Mapping[str, Any] | Broken) -> tuple[Mapping[str, Any], Example] | None:
         """The row's columns that are read, and the row as understood; None where there is nothing to train on."""
@@ -111,7 +112,7 @@ class Scan:
         try:
             if not found.kind:
                 _recognise(found, row, records)
-            if found.kind == "prompts":
+            if found.kind in ("prompts", "foreign"):
                 self._known(digest(repr(row)), place)
                 return None
             if found.form is None:
@@ -156,8 +157,13 @@ class Scan:
                 key, text = _asked(example)
                 self.sample.put(at, Marked(place=place, prompt=key, text=text[:TEXT_KEPT], good=label))
 
+    def forget(self) -> None:
+        """Gives back the memory of what was seen, when the last row has come by."""
+        self._seen.clear()
+        self._orders.clear()
+
     def _known(self, key: bytes, place: str) -> None:
-        first = self._seen.setdefault(key, self.here)
+        first = self._seen.setdefault(_short(key), self.here)
         self.repeated = first != self.here
         if self.repeated:
             self.duplicates.add(place, f"repeats {self.place(first)}")
@@ -175,13 +181,18 @@ class Scan:
 
     def _order_of_sides(self, prompt: str, sides: list[str], place: str) -> None:
         ordered = sides[0] < sides[1]
-        first = self._orders.setdefault(digest(prompt, *sorted(sides)), self.here << 1 | ordered)
+        first = self._orders.setdefault(_short(digest(prompt, *sorted(sides))), self.here << 1 | ordered)
         if first & 1 != ordered:
             self.contradictory.add(place, f"prefers what {self.place(first >> 1)} rejects")
 
     def place(self, number: int) -> str:
         """Where the row of this number stands."""
         return f"{list(self.sources)[number >> _LINE_BITS]}:{number & ((1 << _LINE_BITS) - 1)}"
+
+
+def _short(key: bytes) -> int:
+    """64 bits of a hash: among a million rows two are taken for equal with a chance of 3 in 10^8."""
+    return int.from_bytes(key[:8])
 
 
 def _asked(example: Example) -> tuple[bytes, str]:
@@ -195,6 +206,10 @@ def _asked(example: Example) -> tuple[bytes, str]:
 
 def _recognise(source: Source, row: Mapping[str, Any], records: Rows) -> None:
     """Fills in how the input is read, from a row of it. Raises DataError where nothing reads such columns."""
+    shape = shape_of(dict(row))
+    if shape in (TREE, SEED, OPENAI_PREFERENCE):
+        source.kind, source.format, source.understood = "foreign", shape.name, shape.sentence
+        return
     if "chosen" in row and "rejected" in row:
         source.form, source.kind = detect(records, task="DPO"), "preference"
         source.format, source.understood = source.form.name, source.form.sentence

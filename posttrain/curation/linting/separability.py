@@ -16,7 +16,8 @@ from posttrain.stats import Interval
 
 FOLDS = 5
 FEWEST = 20  # prompts; a fifth of fewer is no test
-LEVEL = 1 - 0.05 / len(FEATURES)  # of each interval, so that all of them together hold with 95%
+LEVEL = 1 - 0.01 / len(FEATURES)  # of each interval, so that all of them together hold with 99%
+CHANCE = 0.5
 SHOWN = 12  # features named
 
 Progress = Callable[[int, int], None]
@@ -54,14 +55,14 @@ class Separability:
     paired: bool
     separations: tuple[Separation, ...]
     longer: float | None  # share of pairs, or of pairings of a good and a bad answer, in which the better is the longer
-    smallest_seen: float  # an area below this would not have been told from the threshold
+    smallest_seen: float  # an area below this would not have been told from chance
 
     def as_dict(self) -> dict[str, Any]:
         """The findings as plain values for JSON."""
         return asdict(self)
 
 
-def pair_separability(pairs: Sequence[Pair], *, total: int, threshold: float, seed: int = 0) -> Separability:
+def pair_separability(pairs: Sequence[Pair], *, total: int, seed: int = 0) -> Separability:
     """Cross-validated areas for pairs, which must differ.
 
     The classifier is a logistic regression without intercept on the difference of both sides' features, so it treats
@@ -95,11 +96,11 @@ def pair_separability(pairs: Sequence[Pair], *, total: int, threshold: float, se
     return Separability(
         pairs=total, used=len(pairs), prompts=prompts, paired=True, separations=tuple(separations),
         longer=float(np.mean((gained > 0) + (gained == 0) / 2)) if len(gained) else None,
-        smallest_seen=smallest_seen(prompts, threshold, level=LEVEL),
+        smallest_seen=smallest_seen(prompts, CHANCE, level=LEVEL),
     )  # fmt: skip
 
 
-def marked_separability(answers: Sequence[Marked], *, total: int, threshold: float, seed: int = 0) -> Separability:
+def marked_separability(answers: Sequence[Marked], *, total: int, seed: int = 0) -> Separability:
     """The same for single answers that are marked good or bad."""
     from scipy.sparse import hstack
 
@@ -138,7 +139,7 @@ def marked_separability(answers: Sequence[Marked], *, total: int, threshold: flo
     return Separability(
         pairs=total, used=len(answers), prompts=prompts, paired=False, separations=tuple(separations),
         longer=area(sizes[labels], sizes[~labels]) if 0 < labels.sum() < len(labels) else None,
-        smallest_seen=smallest_seen(prompts, threshold, level=LEVEL),
+        smallest_seen=smallest_seen(prompts, CHANCE, level=LEVEL),
     )  # fmt: skip
 
 

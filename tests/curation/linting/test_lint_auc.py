@@ -41,9 +41,9 @@ def test_pairs_of_one_prompt_are_one_observation():
 
 def test_interval_covers_chance():
     generator = np.random.default_rng(1)
-    found = [paired_area(generator.normal(size=60), seed=i) for i in range(60)]
+    found = [paired_area(generator.normal(size=60), seed=i) for i in range(40)]
     covered = sum(interval.low <= 0.5 <= interval.high for interval in found)
-    assert covered >= 54  # 57 expected of 95%
+    assert covered >= 35  # 38 expected of 95%
 
 
 def test_folds_are_not_compared_with_each_other():

@@ -123,6 +123,14 @@ def test_prompts_and_marked_answers_are_told_apart():
     assert (marked.counts["good"], marked.counts["bad"]) == (3, 3)
 
 
+def test_formats_that_nothing_trains_on_are_errors():
+    tree = {"message_tree_id": "1", "prompt": {"text": "Why?", "role": "prompter", "replies": []}}
+    report = lint([tree])
+    assert levels(report) == {"format": "error"}
+    assert report.findings[0].text == "dataset: no training reads the format tree."
+    assert "data convert" in report.findings[0].advice
+
+
 def test_unknown_columns_are_broken_rows():
     report = lint([{"foo": "bar"}])
     assert levels(report) == {"broken_rows": "error"}

@@ -27,13 +27,13 @@ def areas(found):
 
 
 def test_random_pairs_are_not_told_apart():
-    found = areas(pair_separability(pairs(120, 0), total=120, threshold=0.55))
+    found = areas(pair_separability(pairs(120, 0), total=120))
     assert set(found) == {"length", "words", "characters", "format"}
     assert all(interval.low <= 0.5 <= interval.high for interval in found.values())
 
 
 def test_length_is_found_and_explains_the_words():
-    found = pair_separability(pairs(120, 1, longer=0.8), total=120, threshold=0.55)
+    found = pair_separability(pairs(120, 1, longer=0.8), total=120)
     by = {one.features: one for one in found.separations}
     assert by["length"].area.low > 0.7
     assert by["length"].without_length is None
@@ -41,7 +41,7 @@ def test_length_is_found_and_explains_the_words():
 
 
 def test_words_that_tell_are_named_with_their_side():
-    found = pair_separability(pairs(80, 2, phrase="Certainly!"), total=80, threshold=0.55)
+    found = pair_separability(pairs(80, 2, phrase="Certainly!"), total=80)
     by = {one.features: one for one in found.separations}
     assert by["words"].area.low > 0.85
     told = {one.name: one for one in by["words"].telling}
@@ -52,8 +52,8 @@ def test_words_that_tell_are_named_with_their_side():
 def test_swapped_sides_are_told_apart_as_well():
     given = pairs(60, 3, longer=0.5)
     swapped = [Pair(place=p.place, prompt=p.prompt, chosen=p.rejected, rejected=p.chosen) for p in given]
-    one = areas(pair_separability(given, total=60, threshold=0.55))
-    other = areas(pair_separability(swapped, total=60, threshold=0.55))
+    one = areas(pair_separability(given, total=60))
+    other = areas(pair_separability(swapped, total=60))
     for kind in one:
         assert abs(one[kind].estimate - other[kind].estimate) < 0.02
 
@@ -65,13 +65,13 @@ def test_an_answer_learned_by_heart_is_no_separation():
         for p in pairs(30, 4)
         for _ in range(10)
     ]
-    found = areas(pair_separability(given, total=300, threshold=0.55))
+    found = areas(pair_separability(given, total=300))
     assert found["words"].low < 0.5
     assert found["words"].n == 30
 
 
 def test_few_prompts_are_not_judged():
-    found = pair_separability(pairs(12, 5, phrase="Certainly!"), total=12, threshold=0.55)
+    found = pair_separability(pairs(12, 5, phrase="Certainly!"), total=12)
     assert found.separations == ()
     assert found.prompts == 12
 
@@ -83,7 +83,7 @@ def test_marked_answers_are_told_apart_by_their_words():
                text=text(draw, 20) + ("" if i % 2 == 0 else " *giggle*"))
         for i in range(120)
     ]  # fmt: skip
-    found = marked_separability(answers, total=120, threshold=0.55)
+    found = marked_separability(answers, total=120)
     by = {one.features: one for one in found.separations}
     assert by["words"].area.low > 0.85
     assert by["length"].accuracy is None
