@@ -47,9 +47,7 @@ def length(completions: list[Any], **columns: Any) -> list[float]:
     return [float(len(completion[0]["content"])) for completion in completions]
 
 
-answers = st.integers(2, 4).flatmap(
-    lambda n: st.lists(st.lists(TEXTS, min_size=n, max_size=n), min_size=1, max_size=40)
-)
+GROUPS = st.integers(2, 4).flatmap(lambda n: st.lists(st.lists(TEXTS, min_size=n, max_size=n), min_size=1, max_size=40))
 
 
 def prompts(of: Sequence[Any]) -> list[dict[str, Any]]:
