@@ -91,8 +91,9 @@ def test_kept_answers_reach_the_threshold_and_every_prompt_is_accounted_for(said
 @given(GROUPS)
 def test_pairs_are_of_the_best_and_the_worst_whole_answer(said: list[list[str]]) -> None:
     rows, card = pairs_sample(prompts(said), Scripted(said), length, count=len(said[0]))
-    whole = [sorted({text for text in group if text not in ("", "cut")}, key=len) for group in said]
-    expected = [(n, group[-1], group[0]) for n, group in enumerate(whole) if group and len(group[-1]) > len(group[0])]
+    whole = [[text for text in dict.fromkeys(group) if text not in ("", "cut")] for group in said]
+    sides = [(n, max(group, key=len), min(group, key=len)) for n, group in enumerate(whole) if group]
+    expected = [(n, best, worst) for n, best, worst in sides if len(best) > len(worst)]
     found = [(place(row), row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
     assert found == expected
     assert sum(step.rows_in - step.rows_out for step in card.steps) + len(rows) == len(said)
