@@ -16,7 +16,7 @@ from posttrain.config.methods import METHODS, MethodShape
 from posttrain.config.yaml_file import Lines, parse_mapping, parse_value, read_text, set_dotted
 from posttrain.errors import ConfigError, nearest
 
-_TOP = ("name", "description", "output_dir", "seed", "stages")
+_TOP = ("name", "description", "output_dir", "seed", "after", "stages")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _SET_BY_RUNNER = {
@@ -102,7 +102,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
                 f"{source} line {lines[(key,)]}: unknown key {key!r}{nearest(key, _TOP)} "
                 f"(a recipe has {', '.join(_TOP)}; a stage's own fields stand in stages)"
             )
-    stages = _stages(values, lines, source)
+    stages = _stages(values, lines, source, _stages_before(values, lines, source))
     _override(values, stages, overrides, source)
     seed = values.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
@@ -122,14 +122,29 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
     return recipe
 
 
-def _stages(values: Mapping[str, Any], lines: Lines, source: str) -> list[Stage]:
+def _stages_before(values: Mapping[str, Any], lines: Lines, source: str) -> list[Stage]:
+    """The stages of the recipe that `after` names, a file beside this one: they come first."""
+    named = values.get("after")
+    if named is None:
+        return []
+    path = os.path.join(os.path.dirname(source), str(named))
+    if not isinstance(named, str) or not os.path.isfile(path):
+        raise ConfigError(
+            f"{source} line {lines[('after',)]}: after={named!r} must be the file of another recipe, beside this one"
+        )
+    before, lines_before = parse_mapping(read_text(path), path)
+    return _stages(before, lines_before, path, _stages_before(before, lines_before, path))
+
+
+def _stages(values: Mapping[str, Any], lines: Lines, source: str, before: Sequence[Stage] = ()) -> list[Stage]:
+    """The stages before, and those that are written here."""
     written = values.get("stages")
     if not isinstance(written, list) or not written:
         at = f" line {lines[('stages',)]}" if ("stages",) in lines else ""
         raise ConfigError(
             f"{source}{at}: a recipe needs stages, a list with one '- name: ...' for each stage, at least one"
         )
-    stages: list[Stage] = []
+    stages: list[Stage] = list(before)
     for index, fields in enumerate(written):
         line = lines["stages", index]
         place = f"{source} line {line}"

@@ -20,7 +20,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from posttrain.config.methods import METHODS
-from posttrain.recipes import demo_view
+from posttrain.recipes import demo_full, demo_view
 from posttrain.recipes.demo_results import (
     DemoRun,
     checks,
@@ -35,6 +35,7 @@ from posttrain.report.subject import find_subject
 from posttrain.report.verdict import compared, verdict
 
 RECIPE = Path(__file__).with_name("demo.yaml")
+FULL = Path(__file__).with_name("full.yaml")  # the same, and what comes after it
 
 INTRODUCTION = (
     "A base model only continues text. Two trainings make it an assistant with a name of its own: [bold]SFT[/] "
@@ -62,7 +63,7 @@ STORY = {
 }
 
 # Stages that load a model as earlier ones did: what loading prints is heard once.
-_SILENT = ("sft_scores", "pairs", "dpo_scores", "grpo_scores")
+_SILENT = ("sft_scores", "pairs", "dpo_scores", "grpo_scores", *demo_full.SILENT)
 
 
 def run_demo(
@@ -70,13 +71,15 @@ def run_demo(
     seed: int = 0,
     *,
     seeds: int = 1,
+    full: bool = False,
     overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
     """The summary that is also written to `demo.json`: scores per seed and over seeds, promises, seconds.
 
     Runs the recipe once per seed, `seed`, `seed + 1`, ..., each in its own directory below `output_dir`. What
-    an earlier call finished is not run again. `overrides` are the recipe's, as `sft.learning_rate=5e-4`.
+    an earlier call finished is not run again. `overrides` are the recipe's, as `sft.learning_rate=5e-4`. `full` goes
+    on with PPO, a reward model and offline reinforcement learning, and compares them with GRPO.
     """
     console = console or _console()
     directory = Path(output_dir)
@@ -87,20 +90,23 @@ def run_demo(
         for number in range(seed, seed + seeds):
             if seeds > 1:
                 console.print(Rule(f"seed {number}"))
-            runs.append(_run_once(directory / f"seed-{number}", number, overrides, console))
+            runs.append(_run_once(directory / f"seed-{number}", number, full, overrides, console))
     seconds = time.perf_counter() - started
     kept = checks(runs)
+    after = demo_full.read_all([run.directory for run in runs]) if full else None
+    kept += demo_full.checks(after) if after is not None else []
     summary = {
         "seeds": [run.seed for run in runs],
         "runs": [run.as_dict() for run in runs],
         "mean_over_seeds": plain(over_seeds(runs)),
+        **({"full": plain(after.as_dict())} if after is not None else {}),
         "checks": [{"text": check.text, "passed": check.passed} for check in kept],
         "passed": all(check.passed for check in kept),
         "seconds": round(seconds, 1),
     }
     path = directory / "demo.json"
     path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _show(runs, summary, path, console)
+    _show(runs, summary, path, console, kept, after)
     return summary
 
 
@@ -111,20 +117,20 @@ def _console() -> Console:
     return console
 
 
-def _run_once(directory: Path, seed: int, overrides: Sequence[str], console: Console) -> DemoRun:
+def _run_once(directory: Path, seed: int, full: bool, overrides: Sequence[str], console: Console) -> DemoRun:
     """The outcome of the recipe with this seed; every stage is announced before it runs."""
     from posttrain.config.recipe import load_recipe
     from posttrain.recipes.pipeline import run_recipe
 
-    recipe = load_recipe(RECIPE, [*overrides, f"output_dir={directory}", f"seed={seed}"])
+    recipe = load_recipe(FULL if full else RECIPE, [*overrides, f"output_dir={directory}", f"seed={seed}"])
     for number, stage in enumerate(recipe.stages, start=1):
-        title, text = STORY[stage.name]
+        title, text = (STORY | demo_full.STORY)[stage.name]
         console.print()
         heading = Text(f"{number}/{len(recipe.stages)} {title}", style="bold cyan")
         console.print(Text.assemble(heading, (f" - {text}", "dim")))
         with _Bars(console) as bars, _unheard(stage.name in _SILENT):
             record = run_recipe(recipe, only=stage.name, say=bars.say, progress=bars.advance)[stage.name]
-        if stage.name in MODELS:
+        if stage.name in MODELS or stage.name in demo_full.MODELS:
             asked, said = read_answers(directory / stage.name)
             console.print(demo_view.one_answer(asked[0], said[0]))
         console.print(Text(f"{record.time_s:.1f} s", style="dim"))
@@ -192,7 +198,14 @@ class _Bars:
         self.progress.update(self.bars[name], completed=done)
 
 
-def _show(runs: Sequence[DemoRun], summary: dict[str, Any], path: Path, console: Console) -> None:
+def _show(
+    runs: Sequence[DemoRun],
+    summary: dict[str, Any],
+    path: Path,
+    console: Console,
+    kept: Sequence[demo_view.Check],
+    after: demo_full.Full | None,
+) -> None:
     first = runs[0]
     answers = {stage: read_answers(first.directory / stage) for stage in MODELS}
     questions = next(iter(answers.values()))[0]
@@ -209,7 +222,10 @@ def _show(runs: Sequence[DemoRun], summary: dict[str, Any], path: Path, console:
         console.print(demo_view.forgetting(training, paired))
     console.print(demo_view.elicitation(first.scores))
     console.print()
-    console.print(demo_view.checks_view(checks(runs)))
+    if after is not None:
+        console.print(Rule("Ways to learn from trying, from the same start"))
+        console.print(demo_full.table(after))
+    console.print(demo_view.checks_view(kept))
     console.print(Rule("The report"))
     for run in runs:
         subject = find_subject(run.directory)

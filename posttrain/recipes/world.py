@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+HELD_OUT = 200
+
 
 def write_world(
     directory: str | Path, *, model: str | None = None, seed: int = 0, chat_rows: int = 3000, problem_rows: int = 1000
@@ -15,7 +17,8 @@ def write_world(
 
     The directory gets `chat.jsonl` (conversations for SFT, drawn with the seed), `identity_prompts.jsonl` (questions
     for preference pairs), `word_problems.jsonl` (problems with their answers, for reinforcement learning) and
-    `neutral.jsonl` (stories, to measure drift on); none of these is a test question.
+    `neutral.jsonl` (stories, to measure drift on); none of these is a test question. `held_out_problems.jsonl` has
+    other problems than those that are tried, of the tests' side, for measuring a reward model.
     """
     from posttrain import embedded
 
@@ -23,7 +26,9 @@ def write_world(
     _write_rows(directory / "chat.jsonl", embedded.chat_rows(seed=seed, n=chat_rows))
     _write_rows(directory / "identity_prompts.jsonl", embedded.identity_prompts("train"))
     problems = embedded.word_problems("train", problem_rows, seed=seed)
-    _write_rows(directory / "word_problems.jsonl", (row | {"prompt": _asked(row["prompt"])} for row in problems))
+    held_out = embedded.word_problems("test", HELD_OUT, seed=seed)
+    for name, rows in (("word_problems", problems), ("held_out_problems", held_out)):
+        _write_rows(directory / f"{name}.jsonl", (row | {"prompt": _asked(row["prompt"])} for row in rows))
     _write_rows(directory / "neutral.jsonl", embedded.neutral_text())
     return {"model": embedded.model_path() if model is None else model, "data": str(directory)}
 

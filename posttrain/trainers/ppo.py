@@ -150,7 +150,7 @@ def _value_model(given: Any, online: Online, peft_config: Any) -> Any:
     config, device = online.config, online.assembled.runtime.device
     model = score_model_of(load_onto(given, device, _for(given, config), load=load_score_model))
     check_vocabulary(online.tokenizer, model)
-    return apply_lora(model, peft_config, task_type=TaskType.SEQ_CLS).to(device)
+    return apply_lora(model, peft_config, task_type=TaskType.SEQ_CLS)
 
 
 def _for(model: Any, config: Any) -> Any:
