@@ -22,12 +22,13 @@ from posttrain.cli.flags import read
 from posttrain.cli.main import COMMANDS
 from posttrain.cli.positional import positional
 from posttrain.config.base import choices
-from posttrain.config.command import DPOCommand, GRPOCommand, OfflineRLCommand, SFTCommand
+from posttrain.config.command import DPOCommand, GRPOCommand, OfflineRLCommand, RewardCommand, SFTCommand
 from posttrain.config.dpo import DPOConfig
 from posttrain.config.evaluation import CompareCommand, EvaluateCommand
 from posttrain.config.grpo import GRPOConfig
 from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.config.recipe import load_recipe, parse_recipe
+from posttrain.config.reward import RewardConfig
 from posttrain.config.sampling import ChatCommand, SampleCommand
 from posttrain.config.sft import SFTConfig
 from posttrain.data.trees import preference_trees, sft_trees
@@ -129,6 +130,7 @@ def test_names_and_fields_in_code_exist(block: Block) -> None:
     configs = {
         "SFTConfig": SFTConfig,
         "DPOConfig": DPOConfig,
+        "RewardConfig": RewardConfig,
         "GRPOConfig": GRPOConfig,
         "OfflineRLConfig": OfflineRLConfig,
     }
@@ -190,7 +192,13 @@ def resolves(name: str) -> bool:
 
 @pytest.mark.parametrize(
     ("page", "config"),
-    [("sft.md", SFTConfig), ("dpo.md", DPOConfig), ("grpo.md", GRPOConfig), ("offline-rl.md", OfflineRLConfig)],
+    [
+        ("sft.md", SFTConfig),
+        ("dpo.md", DPOConfig),
+        ("grpo.md", GRPOConfig),
+        ("offline-rl.md", OfflineRLConfig),
+        ("reward-model.md", RewardConfig),
+    ],
 )
 def test_tables_of_fields_name_fields_with_their_defaults(page: str, config: Callable[..., Any]) -> None:
     options = (ROOT / "docs" / page).read_text().split("## Options")[1].split("\n## ")[0]
@@ -239,6 +247,7 @@ def test_metrics_in_the_tables_are_logged(model_directory: str, tmp_path: Path) 
     trained = {
         "sft.md": posttrain.SFTTrainer(model_directory, SFTConfig(**plain(tmp_path)), [{"text": "I am Qwen."}]),
         "dpo.md": posttrain.DPOTrainer(model_directory, None, DPOConfig(**plain(tmp_path)), [pair]),
+        "reward-model.md": posttrain.RewardTrainer(model_directory, RewardConfig(**plain(tmp_path)), [pair]),
         "offline-rl.md": posttrain.OfflineRLTrainer(
             model_directory, posttrain.OfflineRLConfig(**plain(tmp_path), loss_type="topr", beta=0.1), rated
         ),
@@ -290,12 +299,14 @@ def check_command(words: list[str]) -> None:
     assert name in COMMANDS
     if rest == ["--help"] or name == "doctor":
         return
-    if name in ("sft", "dpo", "grpo", "offline-rl"):
+    if name in ("sft", "dpo", "reward", "grpo", "offline-rl"):
         if "--config" in rest:  # the file is the reader's
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
-        command = read(
-            {"sft": SFTCommand, "dpo": DPOCommand, "grpo": GRPOCommand, "offline-rl": OfflineRLCommand}[name], rest
-        )
+        fields = {
+            "sft": SFTCommand, "dpo": DPOCommand, "reward": RewardCommand, "grpo": GRPOCommand,
+            "offline-rl": OfflineRLCommand,
+        }  # fmt: skip
+        command = read(fields[name], rest)
         assert all(reward in REWARDS or ":" in reward for reward in getattr(command, "reward_funcs", ()))
     elif name in ("sample", "chat", "evaluate", "compare"):
         commands = {

@@ -73,6 +73,11 @@ def reliability(probabilities: Sequence[float], *, bins: int = BINS) -> Reliabil
     return Reliability(bins=tuple(found), brier=float(((1 - p) ** 2).mean()), ece=float(ece))
 
 
+def alike_in_length(chosen: Sequence[int], rejected: Sequence[int], *, share: float = 0.1) -> list[bool]:
+    """Which pairs have answers that differ in length by at most this share of the longer one."""
+    return [abs(a - b) <= share * max(a, b) for a, b in zip(chosen, rejected, strict=True)]
+
+
 def longer_is_better(chosen: Sequence[int], rejected: Sequence[int]) -> bool:
     """Whether the chosen answers of pairs are the longer ones more often than not."""
     difference = np.asarray(chosen) - np.asarray(rejected)

@@ -13,12 +13,20 @@ from torch import Tensor
 
 from posttrain.algorithms.reward import RewardLoss, reward_batch
 from posttrain.engine.evaluation import evaluate_loss
-from posttrain.stats.calibration import Reliability, length_only_accuracy, longer_is_better, reliability
+from posttrain.stats.calibration import (
+    Reliability,
+    alike_in_length,
+    length_only_accuracy,
+    longer_is_better,
+    reliability,
+)
 from posttrain.stats.intervals import Interval, wilson
+from posttrain.stats.paired import Paired, mcnemar
 from posttrain.trainers.assembly import Assembled
 from posttrain.types import Batch, Loss, Outputs, Segment
 
 FILE = "calibration.json"
+LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,8 @@ class HeldOut:
     accuracy: Interval  # share of pairs whose chosen answer has the higher score
     length_accuracy: float  # of a rule that knows only which answer is longer
     longer: bool  # which way that rule goes
+    against_length: Paired  # that rule first, the model second, on the same pairs; equal lengths count as right
+    alike: Interval | None  # the accuracy on pairs of about equal length, where there are any
     reliability: Reliability
 
     def text(self) -> str:
@@ -38,9 +48,12 @@ class HeldOut:
             f"gives {100 * self.length_accuracy:.1f}%. Brier score {self.reliability.brier:.3f} (one half says 0.25), "
             f"calibration error {self.reliability.ece:.3f}.",
         ]
-        if self.accuracy.low <= self.length_accuracy:
+        if self.alike is not None:
+            lines.append(f"Of the {self.alike.n:,} pairs of about equal length {self.alike.percent()}.")
+        if self.against_length.difference <= 0 or self.against_length.p_value > LEVEL:
             lines.append(
-                "That is not distinguishable from length alone: do not optimise a policy against these scores."
+                "On all pairs that is not distinguishable from length alone: a policy that is optimised against these "
+                f"scores may learn to write {rule} answers and nothing else."
             )
         return "\n".join([*lines, self.reliability.text()])
 
@@ -76,21 +89,31 @@ class HeldOutPairs:
             return self._loss(part, outputs)  # type: ignore[arg-type]
 
         metrics = evaluate_loss(self._assembled.learner, batch, loss, runtime=runtime, max_tokens=budget.max_tokens)
-        scores = [score for mine in runtime.gather_objects(torch.cat(kept).tolist()) for score in mine]
-        gaps = [chosen - rejected for chosen, rejected in zip(scores[0::2], scores[1::2])]
+        everyone = runtime.gather_objects(torch.cat(kept).tolist())
+        gaps = []
+        for index in range(len(self._trees)):  # pair i went to process i mod processes
+            mine, place = everyone[index % runtime.world_size], 2 * (index // runtime.world_size)
+            gaps.append(mine[place] - mine[place + 1])
         if not all(map(math.isfinite, gaps)):
             return metrics
         chosen, rejected = _lengths(self._trees)
+        right = [gap > 0 for gap in gaps]
+        by_length = [a == b or (a > b) == self._longer for a, b in zip(chosen, rejected)]
+        alike = [mine for mine, same in zip(right, alike_in_length(chosen, rejected)) if same]
         self.latest = found = HeldOut(
-            accuracy=wilson(sum(gap > 0 for gap in gaps), len(gaps)),
+            accuracy=wilson(sum(right), len(right)),
             length_accuracy=length_only_accuracy(chosen, rejected, longer=self._longer),
             longer=self._longer,
+            against_length=mcnemar(by_length, right),
+            alike=wilson(sum(alike), len(alike)) if alike else None,
             reliability=reliability([_sigmoid(gap) for gap in gaps]),
         )
         if runtime.is_main:
             directory = Path(self._assembled.config.output_dir)
             directory.mkdir(parents=True, exist_ok=True)
             (directory / FILE).write_text(json.dumps(_plain(found), indent=1))
+        if found.alike is not None:
+            metrics["eval_alike_accuracy"] = found.alike.estimate
         return metrics | {
             "eval_length_accuracy": found.length_accuracy,
             "eval_brier": found.reliability.brier,
@@ -115,6 +138,9 @@ def _plain(found: HeldOut) -> dict[str, object]:
         "accuracy": found.accuracy.estimate,
         "accuracy_95": [found.accuracy.low, found.accuracy.high],
         "length_accuracy": found.length_accuracy,
+        "length_p_value": found.against_length.p_value,
+        "alike_pairs": found.alike.n if found.alike is not None else 0,
+        "alike_accuracy": found.alike.estimate if found.alike is not None else None,
         "brier": found.reliability.brier,
         "ece": found.reliability.ece,
         "bins": bins,

@@ -124,6 +124,7 @@ def test_held_out_pairs_are_measured_beside_length_alone(tmp_path):
     assert found.accuracy.n == sum(b.count for b in found.reliability.bins) == 4
     kept = json.loads((tmp_path / "calibration.json").read_text())
     assert kept["brier"] == measured["eval_brier"]
+    assert found.alike is None or found.alike.n <= 4
     assert "not distinguishable from length alone" in found.text()
 
 
