@@ -31,14 +31,17 @@ class Converter:
     """Rows into rows of the format `to`, None for what a trainer reads of their kind.
 
     `conversational` makes messages of prompts and answers that are text; `tree_pairs` says which replies of a tree are
-    compared. `sentences` says what each input was read as, and what is lost.
+    compared; `strict` raises DataError for the first row that cannot be understood. `sentences` says what each input
+    was read as, and what is lost.
     """
 
     to: str | None = None
     conversational: bool = False
     tree_pairs: TreePairs = "best-worst"
+    strict: bool = False
     sentences: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)  # column -> rows
+    written: dict[str, str] = field(default_factory=dict)  # input -> the format it is written in
 
     def __post_init__(self) -> None:
         if self.to is not None and self.to not in TARGETS:
@@ -65,10 +68,8 @@ class Converter:
             if isinstance(row, Broken):
                 yield row, [], ""
                 continue
-            try:
-                yield row, self._written(row, shape, to), ""
-            except DataError as error:
-                yield row, [], str(error)
+            made, reason = self._made(row, shape, to)
+            yield row, made, reason
 
     def notes(self) -> list[str]:
         """What was read as what, what is lost, and which columns were left out, a sentence each."""
@@ -93,13 +94,31 @@ class Converter:
                 f"{name}: {shape.sentence}, and the text of a conversation is made by a model's chat template; "
                 "write messages, which training renders with it"
             )
+        for other, format in self.written.items():
+            if format != to:
+                raise ConfigError(f"{name} would be written as {to}, {other} as {format}; say which with to=")
+        self.written[name] = to
         loss = takes[shape.kind]
         self.sentences.append(f"{name}: {shape.sentence}; written as {to}" + (f"; {loss}." if loss else "."))
         return to
 
-    def _written(self, row: Row, shape: Shape, to: str) -> list[Row]:
+    def _made(self, row: Row, shape: Shape, to: str) -> tuple[list[Row], str]:
+        """What becomes of a row, or why nothing does."""
+        try:
+            records = shape.records(row)
+        except DataError as error:
+            if self.strict:
+                place = row[PROVENANCE]
+                raise DataError(f"{place['source']}:{place['line']}: {error}") from None
+            return [], str(error)
+        try:
+            return self._written(row, records, to), ""
+        except DataError as error:
+            return [], str(error)
+
+    def _written(self, row: Row, records: Sequence[Record], to: str) -> list[Row]:
         made = []
-        for record in shape.records(row):
+        for record in records:
             columns, lost = carried(record.columns, to)
             self.left_out.update(lost)
             for new in TARGETS[to].write(_chat(record) if self.conversational else record):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from posttrain.config.curation.convert import ConvertStage
@@ -20,8 +19,8 @@ def convert_files(fields: ConvertStage, output: str | Path, *, arguments: Sequen
     """The card, after the rows of all inputs were written to the output. Raises as `Converter.convert`."""
     inputs = fields.inputs
     settings = {name: value for name, value in fields.to_dict().items() if name not in ("inputs", "output")}
-    converter = Converter(to=fields.to, conversational=fields.conversational, tree_pairs=fields.tree_pairs)
-    _look_at(inputs, converter)
+    converter = _converter(fields)
+    _look_at(inputs, _converter(fields))
     with Output(output, command="data convert", settings=settings, inputs=inputs, arguments=arguments) as out:
         if out.finished:
             return out.card
@@ -45,9 +44,15 @@ def convert_files(fields: ConvertStage, output: str | Path, *, arguments: Sequen
     return out.card
 
 
+def _converter(fields: ConvertStage) -> Converter:
+    return Converter(
+        to=fields.to, conversational=fields.conversational, tree_pairs=fields.tree_pairs, strict=fields.strict
+    )
+
+
 def _look_at(inputs: Sequence[str], converter: Converter) -> None:
     """Finds what cannot be converted as a whole before anything is written."""
     read_stream(inputs)
     for name in inputs:
         if name != STANDARD_INPUT:
-            next(replace(converter, sentences=[]).convert(read_stream([name]), name), None)
+            next(converter.convert(read_stream([name]), name), None)
