@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from posttrain.data.prompts import PromptSet
 from posttrain.rewards.combination import RewardSet
+from posttrain.rewards.notes import RewardNotes
 from posttrain.sources.rollouts import Graded, Group
 from posttrain.types import Sampler, SamplingParams
 
@@ -22,11 +23,12 @@ def sample_groups(
     params: SamplingParams,
     count: int,
     seed: int,
+    notes: RewardNotes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Group], dict[str, int]]:
     """A graded group for each chosen prompt, and how many completions each reward could not judge.
 
-    The draws of a group follow from the seed and its number.
+    The draws of a group follow from the seed and its number. `notes` are handed to the rewards and keep what they note.
     """
     if not chosen:
         return [], {}
@@ -45,12 +47,15 @@ def sample_groups(
         completion_ids=[list(completion.tokens or ()) for completion in completions],
         columns={name: [row.columns.get(name) for row in repeated] for name in rows[0].columns},
         places=[f"{row.place}, completion {1 + index % count}" for index, row in enumerate(repeated)],
+        extras=None if notes is None else notes.keywords(),
     )
+    noted = [{}] * len(completions) if notes is None else notes.take_columns(len(completions))
     members = [
         Graded(
             completion=completion,
             rewards={name: values[at] for name, values in scored.by_name.items()},
             reward=scored.total[at],
+            noted=noted[at],
         )
         for at, completion in enumerate(completions)
     ]

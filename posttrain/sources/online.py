@@ -15,6 +15,7 @@ from posttrain.data.prompts import PromptSet
 from posttrain.errors import PosttrainError
 from posttrain.ops.kl import kl_estimate
 from posttrain.rewards.combination import RewardSet
+from posttrain.rewards.notes import RewardNotes, summed
 from posttrain.sources.grading import sample_groups, with_random_rewards
 from posttrain.sources.offline import epoch_order
 from posttrain.sources.rollouts import Graded, Group, pack, plain_leaf, rollout_metrics, trees_of, unpack
@@ -94,6 +95,7 @@ class OnlineSource:
         rewards: RewardSet,
         reference: Callable[[Sequence[Segment]], list[list[float]]] | None,
         samples: SamplesFile | None,
+        notes: RewardNotes | None = None,
         identity: str = "",
         rank: int = 0,
         world_size: int = 1,
@@ -104,6 +106,7 @@ class OnlineSource:
         """`reference` gives the reference's log-probabilities of the trained tokens of each tree."""
         self._set, self._prompts, self._plan, self._algorithm = prompts, prompts.prompts, plan, algorithm
         self._sampler, self._rewards, self._reference, self._samples = sampler, rewards, reference, samples
+        self._notes = notes
         self._rank, self._gather, self._autocast, self._progress = rank, gather, autocast, progress
         self._settings = {
             "prompts": content_of(prompts),
@@ -167,11 +170,12 @@ class OnlineSource:
             for group in groups:
                 (kept if not plan.resamples or group.has_signal() else idle).append(group)
         kept = (kept + idle)[: plan.groups]
-        everyone = self._gather([unjudged, kept])
+        everyone = self._gather([unjudged, kept, self._notes.take_metrics() if self._notes is not None else {}])
         metrics = rollout_metrics(
-            [group for _, groups in everyone for group in groups],
-            {name: sum(counts.get(name, 0) for counts, _ in everyone) for name in unjudged},
+            [group for _, groups, _ in everyone for group in groups],
+            {name: sum(counts.get(name, 0) for counts, _, _ in everyone) for name in unjudged},
         )
+        metrics |= summed([noted for _, _, noted in everyone])
         if plan.reference_needed:
             kept = self._with_reference(kept)
         elif plan.kl_tracked:
@@ -197,7 +201,7 @@ class OnlineSource:
         with self._autocast():
             groups, unjudged = sample_groups(
                 self._set, chosen, numbers, sampler=self._sampler, rewards=self._rewards, params=plan.params,
-                count=plan.num_generations, seed=plan.seed, progress=self._progress,
+                count=plan.num_generations, seed=plan.seed, notes=self._notes, progress=self._progress,
             )  # fmt: skip
         return [with_random_rewards(group, plan.seed) for group in groups] if plan.random_rewards else groups, unjudged
 
@@ -272,6 +276,7 @@ class OnlineSource:
             "advantage": member.advantage,
             "finish_reason": member.completion.finish_reason,
             **self._algorithm.record(member),
+            **({"noted": dict(member.noted)} if member.noted else {}),
         }
 
     def prompt_tokens(self, group: Group) -> Sequence[int]:

@@ -22,6 +22,7 @@ class Graded:
     reward: float | None
     advantage: float | None = None
     columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # a value per token: ref_logprobs, ...
+    noted: Mapping[str, Any] = field(default_factory=dict)  # what rewards wrote beside it, for its record
 
     @property
     def truncated(self) -> bool:

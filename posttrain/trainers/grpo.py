@@ -78,7 +78,7 @@ class GRPOTrainer(Trainer):
             online.assembled,
             plan,
             tokenizer=online.tokenizer,
-            callbacks=[*(callbacks or []), *online.shown()],
+            callbacks=[*(callbacks or []), *online.callbacks()],
             optimizers=optimizers,
         )
         if online.sampler.note:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from posttrain.config.online import OnlineConfig
 from posttrain.config.training import TrainingConfig
@@ -21,6 +21,7 @@ from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
 from posttrain.models.reference import StartingWeights, content_hash, tree_logprobs
 from posttrain.rewards.combination import RewardSet
+from posttrain.rewards.notes import KEYWORDS, RewardNotes, summed
 from posttrain.sampling.local import LocalSampler
 from posttrain.sources.grading import sample_groups
 from posttrain.sources.guards import ALARMS, OnlineGuards
@@ -69,7 +70,9 @@ class Online:
         self.train, self.evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
         for prompts in (self.train, self.evaluation):
             if prompts is not None:
-                self.rewards.check(prompts.report.columns)
+                self.rewards.check(prompts.report.columns, extras=KEYWORDS)
+        self._state = TrainerState()
+        self.notes = RewardNotes(lambda: self._state)
         self.passes = passes
         self.assembled: Assembled = assemble(
             model, self.tokenizer, config, train=self.train, evaluation=self.evaluation, count=self._count_steps,
@@ -107,9 +110,13 @@ class Online:
         self.reference, self.start = reference, None
         self.identity += content_hash(reference.model, [], "")
 
-    def shown(self) -> list[TrainerCallback]:
-        """The callback that prints completions, where that is asked for."""
-        return [_ShowCompletions(self)] if self.config.log_completions else []
+    def callbacks(self) -> list[TrainerCallback]:
+        """What the rewards need to know of the run, and the one that prints completions where that is asked for."""
+        return [_TellRewards(self), *([_ShowCompletions(self)] if self.config.log_completions else [])]
+
+    def begin(self, state: TrainerState) -> None:
+        """The run whose state this is begins."""
+        self._state = state
 
     def plan(
         self,
@@ -170,6 +177,7 @@ class Online:
             rewards=self.rewards,
             reference=self._reference if config.reference_needed or config.track_kl else None,
             samples=SamplesFile(Path(config.output_dir)) if config.save_samples else None,
+            notes=self.notes,
             identity=self.identity,
             rank=runtime.rank,
             world_size=processes,
@@ -197,11 +205,12 @@ class Online:
         with runtime.autocast():
             groups, unjudged = sample_groups(
                 self.evaluation, numbers, numbers, sampler=self.sampler, rewards=self.rewards, params=self.params,
-                count=count, seed=config.seed + EVALUATION_SEED, progress=self._bar("evaluating"),
+                count=count, seed=config.seed + EVALUATION_SEED, notes=self.notes, progress=self._bar("evaluating"),
             )  # fmt: skip
-        everyone = runtime.gather_objects([groups, unjudged])
-        total = {name: sum(counts.get(name, 0) for _, counts in everyone) for name in unjudged}
-        means = rollout_metrics([group for mine, _ in everyone for group in mine], total)
+        everyone = runtime.gather_objects([groups, unjudged, self.notes.take_metrics()])
+        total = {name: sum(counts.get(name, 0) for _, counts, _ in everyone) for name in unjudged}
+        means = rollout_metrics([group for mine, _, _ in everyone for group in mine], total)
+        means |= summed([noted for _, _, noted in everyone])
         return {f"eval_{name}": float(amount) / float(n) for name, (amount, n) in means.items() if n}
 
     def _bar(self, what: str) -> Any:
@@ -219,6 +228,19 @@ class Online:
                 bar = None
 
         return progress
+
+
+class _TellRewards(TrainerCallback):
+    """Hands the rewards the run's state, and ends their processes with it."""
+
+    def __init__(self, online: Online) -> None:
+        self._online = online
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._online.begin(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._online.rewards.close()
 
 
 class _ShowCompletions(TrainerCallback):

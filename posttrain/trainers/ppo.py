@@ -114,7 +114,7 @@ class PPOTrainer(Trainer):
             assembled,
             plan,
             tokenizer=online.tokenizer,
-            callbacks=[*(callbacks or []), *online.shown()],
+            callbacks=[*(callbacks or []), *online.callbacks()],
             optimizers=optimizers,
         )
         count = sum(parameter.numel() for parameter in learner.value_parameters())

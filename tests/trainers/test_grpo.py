@@ -229,3 +229,30 @@ class TestBadInput:
     def test_rows_without_prompts(self, tmp_path):
         with pytest.raises(DataError, match="hold no prompt"):
             self.make(tmp_path, rows=[{"text": "a"}])
+
+
+def test_rewards_see_the_run_and_note_what_they_like(tmp_path):
+    seen = []
+
+    def reward(completions, trainer_state, log_extra, log_metric, **columns):
+        seen.append(trainer_state.global_step)
+        log_extra("first", [text[:1] for text in completions])
+        log_metric("letters", sum(map(len, completions)))
+        return [float(len(text)) for text in completions]
+
+    trainer = train(tmp_path, reward, max_steps=2)
+    assert seen == [0, 1]
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert logs(trainer, "letters") == [
+        sum(len(record["completion"]) for record in records if record["step"] == step) for step in (1, 2)
+    ]
+    assert all(record["noted"] == {"first": record["completion"][:1]} for record in records)
+
+
+def test_notes_that_do_not_fit_stop_the_run(tmp_path):
+    def reward(completions, log_extra, **columns):
+        log_extra("first", ["a"])
+        return [0.0] * len(completions)
+
+    with pytest.raises(RewardError, match=r"log_extra\('first', \.\.\.\) was given 1 values for 16 completions"):
+        train(tmp_path, reward)
