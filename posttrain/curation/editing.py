@@ -109,12 +109,12 @@ class ModelEditor:
     bounded = True
 
     def __init__(self, how: Asking, instruction: str) -> None:
-        self.name, self._how, self._instruction = how.name, how, instruction.strip()
+        self.name, self.how, self._instruction = how.name, how, instruction.strip()
 
     def edit(self, groups: ToEdit) -> Iterator[list[Edit]]:
         """The model's edits of all the answers, asked for together."""
         asks = [self._ask(group.ask, answer) for group, answers in groups for answer in answers]
-        edits = answered_asks(asks, self._how)
+        edits = answered_asks(asks, self.how)
         for _, answers in groups:
             yield [_edit_of(next(edits)) for _ in answers]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections import Counter
@@ -33,7 +34,11 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._open(path, json.loads(json.dumps(settings, default=str)))
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError(f"{path} is being written by another process; wait, or name another output") from None
         except BaseException:
             self._file.close()
             raise

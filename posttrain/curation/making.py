@@ -103,6 +103,8 @@ def run_pairs_correct(command: PairsCorrectCommand, telling: Telling) -> Made:
             correct_pairs(
                 rows, how, editor, output, max_change=command.max_change, keep_unfinished=command.keep_unfinished
             )
+            if isinstance(editor, ModelEditor):
+                output.card.counts |= {name.replace("_", " "): n for name, n in editor.how.journal.spent.items()}
             _count_costs(command, output.card, how.journal)
     return _made(output)
 

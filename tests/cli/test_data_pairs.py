@@ -18,6 +18,7 @@ from posttrain.data.trees import preference_trees
 from posttrain.models.loading import load_model_and_tokenizer, prepare_tokenizer
 from posttrain.sampling.local import LocalSampler
 from posttrain.types import SamplingParams
+from posttrain.web.questions import read_questions
 
 REWARDS = """
 def length(completions, **columns):
@@ -138,6 +139,7 @@ def test_an_editor_is_told_what_to_mend(server: ChatServer, here: Path) -> None:
     assert main(correct(server, path, *how)) == 0
     assert sides() == [("a it is.", "Sorry, but a it is.")]
     assert rejects() == [(2, "changed"), (3, "bounded")]
+    assert counts()["edits requests"] == 3
     edits = [body["messages"][0]["content"] for body in server.bodies[3:]]
     assert len(edits) == 3
     assert all("<request>" in edit for edit in edits)
@@ -251,6 +253,8 @@ def test_people_get_prompts_with_their_answers(
     assert row["prompt"] == [{"role": "user", "content": "p"}]
     assert [(answer["text"], answer["model"]) for answer in row["answers"]] == [("b", "tiny"), ("a", "tiny")]
     assert row["_provenance"]["line"] == 1
+    (question,) = read_questions(["out.jsonl"]).questions  # as the page reads them
+    assert [answer.text for answer in question.answers] == ["b", "a"]
     assert rejects() == [(2, "different")]
     assert "posttrain data label out.jsonl" in capsys.readouterr().out
 

@@ -57,6 +57,16 @@ def test_other_settings_and_other_files_are_refused(tmp_path: Path) -> None:
         Journal(path, SETTINGS)
 
 
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Journal(path, SETTINGS) as journal:
+        with pytest.raises(ConfigError, match="being written by another process"):
+            Journal(path, SETTINGS)
+        journal.add("answers", [(0, "k", "v")])
+    with Journal(path, SETTINGS) as again:
+        assert again.find("answers", 0, "k") == "v"
+
+
 def test_in_memory_it_does_the_same() -> None:
     with Journal(None, SETTINGS) as journal:
         journal.add("answers", [(0, "k", "v")], spent={"tokens": 1})
