@@ -57,6 +57,8 @@ class Side:
     name: str
     package: str  # "posttrain", "trl", "transformers" or "limit" (bare matrix products, the machine's own limit)
     settings: dict[str, Any] = field(default_factory=dict)
+    method: str = ""  # where it is another than the case's: PPO on GRPO's rollouts
+    value_model: bool = False  # PPO's value model has a body of its own
 
 
 @dataclass(frozen=True, kw_only=True)

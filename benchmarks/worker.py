@@ -85,14 +85,20 @@ def train(case: Case, side: Side, baton: Baton) -> None:
         import trl as library
     else:
         import posttrain as library  # type: ignore[no-redef]
-    name = "Reward" if case.method == "reward" else case.method.upper()
+    method = side.method or case.method
+    name = "Reward" if method == "reward" else method.upper()
     config_class, trainer_class = (getattr(library, f"{name}{kind}") for kind in ("Config", "Trainer"))
     with tempfile.TemporaryDirectory() as directory:
-        args = config_class(output_dir=directory, max_steps=case.steps, **common(case), **side.settings)
+        settings = {**common(case), **side.settings}
+        if method == "ppo":
+            del settings["beta"]  # the KL is in the rewards
+        args = config_class(output_dir=directory, max_steps=case.steps, **settings)
         extra: dict[str, Any] = {}
         reward = EvenTokens()
         if case.method == "grpo":
             extra["reward_funcs"] = reward
+        if side.value_model:
+            extra["value_model"] = build_model(case.model, case.seed + 1)
         if case.method == "dpo" and side.package == "trl" and not args.precompute_ref_log_probs:
             extra["ref_model"] = copy.deepcopy(model)  # what it would load from disk, had the model come from there
         trainer = trainer_class(
