@@ -36,7 +36,9 @@ def instability(entries: Entries) -> str | None:
 
 def _worse_than_at_the_start(entries: Entries) -> str | None:
     losses = [entry for entry in entries if "eval_loss" in entry]
-    if not losses or losses[0]["step"] > 0 or losses[-1]["eval_loss"] <= WORSE * losses[0]["eval_loss"]:
+    if not losses or losses[0]["step"] > 0 or losses[0]["eval_loss"] <= 0:  # a share of a negative loss says nothing
+        return None
+    if losses[-1]["eval_loss"] <= WORSE * losses[0]["eval_loss"]:
         return None
     return f"eval_loss is {losses[-1]['eval_loss']:.3g} and was {losses[0]['eval_loss']:.3g} before training"
 
