@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from posttrain.cli.data import run
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, DataError
 
 
 def write(path, rows):
@@ -61,6 +61,13 @@ def test_words_that_are_wrong_name_the_nearest(tmp_path):
         run(["filter", path, "--output", str(tmp_path / "out.jsonl"), "--languages", "xx"])
     with pytest.raises(ConfigError, match=r"\.jsonl"):
         run(["filter", path, "--output", str(tmp_path / "out.xml")])
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_strict_stops_at_a_row_that_cannot_be_used(tmp_path):
+    path = write(tmp_path / "in.jsonl", [*ROWS, {"prompt": "a", "completion": 7}])
+    with pytest.raises(DataError, match=r"in\.jsonl:5: .*completion"):
+        run(["filter", path, "--output", str(tmp_path / "out.jsonl"), "--strict"])
     assert not (tmp_path / "out.jsonl").exists()
 
 

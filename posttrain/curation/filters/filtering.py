@@ -135,7 +135,7 @@ def _sift_into(output: Output, command: FilterCommand, fields: FilterFields) -> 
     shown = counted(read_stream(command.inputs, strict=command.strict), expected_rows(command.inputs))
     rows = itertools.islice(shown, output.consumed, None)
     before = itertools.islice(_lines(beside(output.path, "partial")), output.kept)
-    sift(rows, fields, output, kept=before, passed=all_steps(fields))
+    sift(rows, fields, output, kept=before, passed=all_steps(fields), strict=command.strict)
 
 
 def _describe(output: Output, fields: FilterFields) -> None:

@@ -35,7 +35,7 @@ def in_processes(
 
     The function is `make(settings)`, made in each process. What comes with a chunk stays in this process.
     """
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or _cores()
     stream = iter(chunks)
     first = list(itertools.islice(stream, ALONE))
     if workers == 1 or len(first) < ALONE:
@@ -58,6 +58,11 @@ def in_processes(
             yield done, future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(make: Callable[[Any], Callable[[Any], Any]], settings: Any) -> None:

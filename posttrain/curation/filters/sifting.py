@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from posttrain.config.curation.filter import FilterFields
 from posttrain.curation.filters.duplicates import Duplicates
-from posttrain.curation.filters.names import steps
+from posttrain.curation.filters.names import COLUMNS, steps
 from posttrain.curation.filters.processes import chunked, in_processes
 from posttrain.curation.filters.work import Judged, Marks, RowWork, Verdict
 from posttrain.curation.provenance import noted
 from posttrain.curation.rows import PROVENANCE, Broken, Row
 from posttrain.curation.sinks import Sink
+from posttrain.errors import DataError
 
 CHUNK = 1000  # rows judged together
 
@@ -23,17 +24,18 @@ def sift(
     *,
     kept: Iterable[Row] = (),
     passed: Sequence[str] = (),
+    strict: bool = False,
 ) -> None:
     """Hands every row to the sink, kept or rejected, in order.
 
     `kept` are the rows that an earlier run of the command kept: what came after them is decided as if it had not been
     interrupted. `passed` is written into the provenance of what is kept. Duplicates are left to a later step where the
-    best of them is to be kept.
+    best of them is to be kept. With `strict` a row whose columns hold something else than they should raises DataError.
     """
     here = fields.keep == "first"
     with Duplicates(exact=here and fields.duplicates, near=fields.near if here else None) as duplicates:
         if here and (fields.duplicates or fields.near is not None):
-            for places, marks in in_processes(_marks, fields, _kept_chunks(kept), fields.workers):
+            for places, marks in in_processes(marker, fields, placed_chunks(kept), fields.workers):
                 duplicates.add(marks, places)
         for chunk, judged in in_processes(_work, fields, _chunks(rows), fields.workers):
             verdicts = with_duplicates(judged, [row for row in chunk if not isinstance(row, Broken)], duplicates)
@@ -43,6 +45,8 @@ def sift(
                     sink.reject(row)
                 elif (verdict := next(undecided)) is None:
                     sink.keep(noted(row, passed=list(passed)))
+                elif strict and verdict[0] == COLUMNS:
+                    raise DataError(f"{place(row)}: {verdict[1]}")
                 else:
                     sink.reject(row, step=verdict[0], reason=verdict[1])
 
@@ -65,7 +69,7 @@ def place(row: Row) -> str:
 
 def all_steps(fields: FilterFields, rejected: Iterable[str] = ()) -> list[str]:
     """The filters for the funnel; the check of the columns only where it removed something."""
-    return [name for name in steps(fields) if name != "columns" or name in rejected]
+    return [name for name in steps(fields) if name != COLUMNS or name in rejected]
 
 
 def _chunks(rows: Iterable[Row | Broken]) -> Iterator[tuple[list[Row | Broken], list[Row]]]:
@@ -73,7 +77,8 @@ def _chunks(rows: Iterable[Row | Broken]) -> Iterator[tuple[list[Row | Broken], 
         yield chunk, [row for row in chunk if not isinstance(row, Broken)]
 
 
-def _kept_chunks(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[Row]]]:
+def placed_chunks(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[Row]]]:
+    """Rows some at a time, with where each stands."""
     for chunk in chunked(rows, CHUNK):
         yield [place(row) for row in chunk], chunk
 
@@ -92,5 +97,6 @@ class _Marker:
         return self._work.marks(rows)
 
 
-def _marks(fields: FilterFields) -> _Marker:
+def marker(fields: FilterFields) -> _Marker:
+    """What gives rows their marks and looks at nothing else."""
     return _Marker(fields)

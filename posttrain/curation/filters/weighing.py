@@ -14,7 +14,7 @@ from posttrain.curation.filters.diversity import embedding_vectors, from_cluster
 from posttrain.curation.filters.duplicates import Duplicates
 from posttrain.curation.filters.names import IFD, REWARD, SELECT
 from posttrain.curation.filters.processes import chunked, in_processes
-from posttrain.curation.filters.sifting import _kept_chunks, _marks
+from posttrain.curation.filters.sifting import marker, placed_chunks
 from posttrain.curation.filters.spoken import spoken
 from posttrain.curation.filters.stores import Store
 from posttrain.curation.filters.work import Verdict
@@ -115,8 +115,8 @@ def _best_of_duplicates(
     order = left if goodness is None else left[np.argsort(-goodness[left], kind="stable")]
     at = 0
     with Duplicates(exact=fields.duplicates, near=fields.near) as duplicates:
-        chunks = _kept_chunks(rows.take(order.tolist()))
-        for places, marks in in_processes(_marks, fields, chunks, fields.workers):
+        chunks = placed_chunks(rows.take(order.tolist()))
+        for places, marks in in_processes(marker, fields, chunks, fields.workers):
             for number, verdict in zip(order[at : at + len(places)].tolist(), duplicates.judge(marks, places)):
                 verdicts[number] = verdict
             at += len(places)
