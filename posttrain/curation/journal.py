@@ -50,6 +50,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
+            if self.path is not None and not self._places:
+                self.path.unlink(missing_ok=True)  # the settings of nothing would only stand in the way of others
             self._file.close()
 
     @property

@@ -112,13 +112,16 @@ def run_pairs_correct(command: PairsCorrectCommand, telling: Telling) -> Made:
 def run_pairs_sample(command: PairsSampleCommand, telling: Telling) -> Made:
     """Preference pairs by sampling from the command's prompts, or the answers for people to judge."""
     with ExitStack() as stack:
-        scorer = None if command.person else _scorer(command, telling, stack)
+        rewards = (
+            _rewards(command, stack) if command.reward else None
+        )  # a wrong name is found before anything is written
         how, output = stack.enter_context(_making(command, "data pairs sample", telling))
         if not output.finished:
             rows = read_stream(command.inputs, strict=command.strict)
-            if scorer is None:
+            if command.person:
                 answers_to_judge(rows, how, output, keep_unfinished=command.keep_unfinished)
             else:
+                scorer: Scorer = rewards or _judge(command, telling)
                 sample_pairs(
                     rows, how, scorer, output, pairing=command.pairing, margin=command.margin,
                     max_pairs=command.max_pairs, keep_unfinished=command.keep_unfinished,
@@ -141,7 +144,9 @@ def _making(command: AnswerFields, name: str, telling: Telling) -> Iterator[tupl
     read = [
         value for value in (getattr(command, name, None) for name in ("reward", "function", "editor", "judge")) if value
     ]
-    settings["read"] = [path_identity(path) for value in read for path in read_paths(value)]
+    settings["content of reward, function, editor or judge"] = [
+        path_identity(path) for value in read for path in read_paths(value)
+    ]
     output = Output(
         command.output, command=name, settings=settings, inputs=command.inputs, arguments=telling.arguments, anew=True
     )
@@ -188,11 +193,10 @@ def _rewards(command: RejectSampleCommand | PairsSampleCommand, stack: ExitStack
     return RewardScorer(rewards, key=rewards_key(specs, command.reward_weights))
 
 
-def _scorer(command: PairsSampleCommand, telling: Telling, stack: ExitStack) -> Scorer:
+def _judge(command: PairsSampleCommand, telling: Telling) -> JudgeScorer:
     from posttrain.rewards.judge import PairwiseJudge
 
-    if command.judge is None:
-        return _rewards(command, stack)
+    assert command.judge is not None, "the flags were checked"
     sampler = open_sampler(command.judge, command.judge_endpoint, command, note=telling.note)
     if command.judge_endpoint is not None:
         sampler.on_failure = lambda index, error: None  # type: ignore[union-attr]

@@ -49,7 +49,11 @@ def test_half_a_line_is_cut_off(tmp_path: Path) -> None:
 
 def test_other_settings_and_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    Journal(path, SETTINGS).__exit__(None, None, None)
+    with Journal(path, SETTINGS):
+        pass
+    assert not path.exists()  # nothing was asked yet, so nothing is to be gone on with
+    with Journal(path, SETTINGS) as journal:
+        journal.add("answers", [(0, "k", "v")])
     with pytest.raises(ConfigError, match=r"made with seed 0 \(now 1\)"):
         Journal(path, {**SETTINGS, "seed": 1})
     path.write_text(json.dumps({"prompt": "no journal"}) + "\n")
