@@ -22,11 +22,19 @@ from posttrain.cli.flags import read
 from posttrain.cli.main import COMMANDS
 from posttrain.cli.positional import positional
 from posttrain.config.base import choices
-from posttrain.config.command import DPOCommand, GRPOCommand, OfflineRLCommand, RewardCommand, SFTCommand
+from posttrain.config.command import (
+    DPOCommand,
+    GRPOCommand,
+    OfflineRLCommand,
+    PPOCommand,
+    RewardCommand,
+    SFTCommand,
+)
 from posttrain.config.dpo import DPOConfig
 from posttrain.config.evaluation import CompareCommand, EvaluateCommand
 from posttrain.config.grpo import GRPOConfig
 from posttrain.config.offline_rl import OfflineRLConfig
+from posttrain.config.ppo import PPOConfig
 from posttrain.config.recipe import load_recipe, parse_recipe
 from posttrain.config.reward import RewardConfig
 from posttrain.config.sampling import ChatCommand, SampleCommand
@@ -132,6 +140,7 @@ def test_names_and_fields_in_code_exist(block: Block) -> None:
         "DPOConfig": DPOConfig,
         "RewardConfig": RewardConfig,
         "GRPOConfig": GRPOConfig,
+        "PPOConfig": PPOConfig,
         "OfflineRLConfig": OfflineRLConfig,
     }
     for node in ast.walk(ast.parse(block.text)):
@@ -196,6 +205,7 @@ def resolves(name: str) -> bool:
         ("sft.md", SFTConfig),
         ("dpo.md", DPOConfig),
         ("grpo.md", GRPOConfig),
+        ("ppo.md", PPOConfig),
         ("offline-rl.md", OfflineRLConfig),
         ("reward-model.md", RewardConfig),
     ],
@@ -299,15 +309,16 @@ def check_command(words: list[str]) -> None:
     assert name in COMMANDS
     if rest == ["--help"] or name == "doctor":
         return
-    if name in ("sft", "dpo", "reward", "grpo", "offline-rl"):
+    if name in ("sft", "dpo", "reward", "grpo", "ppo", "offline-rl"):
         if "--config" in rest:  # the file is the reader's
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
         fields = {
             "sft": SFTCommand, "dpo": DPOCommand, "reward": RewardCommand, "grpo": GRPOCommand,
-            "offline-rl": OfflineRLCommand,
+            "ppo": PPOCommand, "offline-rl": OfflineRLCommand,
         }  # fmt: skip
         command = read(fields[name], rest)
-        assert all(reward in REWARDS or ":" in reward for reward in getattr(command, "reward_funcs", ()))
+        named = getattr(command, "reward_funcs", ())
+        assert all(reward in REWARDS or ":" in reward or reward.startswith("runs/") for reward in named)
     elif name in ("sample", "chat", "evaluate", "compare"):
         commands = {
             "sample": (SampleCommand, ("model", "prompts")),
@@ -342,7 +353,7 @@ def check_command(words: list[str]) -> None:
     else:
         from posttrain.cli.demo import _FLAGS
 
-        assert {word.removeprefix("--") for word in rest if word.startswith("--")} <= set(_FLAGS)
+        assert {word.removeprefix("--") for word in rest if word.startswith("--")} <= {*_FLAGS, "full"}
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=str)
