@@ -238,3 +238,33 @@ def test_no_setting_means_the_default_share():
     assert FilterFields(near_duplicates=True).near == 0.4
     assert FilterFields(near_duplicates=0.8).near == 0.8
     assert FilterFields().near is None
+
+
+REWARD = """
+from pathlib import Path
+
+LOG = Path(__file__).with_name("log.txt")
+
+
+def score(completions, **rest):
+    with LOG.open("a") as log:
+        log.writelines(f"{text}\\n" for text in completions)
+    if LOG.read_text().count("\\n") >= 100 and not LOG.with_suffix(".stopped").exists():
+        LOG.with_suffix(".stopped").touch()
+        raise KeyboardInterrupt
+    return [float(len(text)) for text in completions]
+"""
+
+
+def test_scores_made_before_an_interruption_are_not_made_again(tmp_path):
+    (tmp_path / "reward.py").write_text(REWARD)
+    write(tmp_path / "in.jsonl", [{"prompt": "q", "completion": f"answer {n} " * (n % 7 + 1)} for n in range(200)])
+    given = command(tmp_path, reward=f"{tmp_path}/reward.py:score", top_reward=0.25, near_duplicates=None)
+    with pytest.raises(KeyboardInterrupt):
+        run_filter(given)
+    assert not (tmp_path / "out.jsonl").exists()
+    assert run_filter(given).kept == 50
+    asked = (tmp_path / "log.txt").read_text().splitlines()
+    assert len(asked) == 200 + 64  # of two batches the second was under way
+    longest = sorted((len(f"answer {n} " * (n % 7 + 1)) for n in range(200)), reverse=True)[:50]
+    assert sorted((row["_provenance"]["scores"]["reward"] for row in loaded(given.output)), reverse=True) == longest
