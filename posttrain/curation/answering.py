@@ -167,8 +167,8 @@ def _from_server(
 
     def spent() -> dict[str, int]:
         nonlocal counted
-        before, counted = counted, _usage(sampler)
-        return _named({name: value - before[name] for name, value in counted.items()}, how.kind)
+        earlier, counted = counted, _usage(sampler)
+        return _named({name: value - earlier[name] for name, value in counted.items()}, how.kind)
 
     def keep(index: int, group: list[Completion]) -> None:
         ask = asks[index]
@@ -177,11 +177,12 @@ def _from_server(
     def fail(index: int, error: SamplingError) -> None:
         failures[asks[index].number] = str(error)
 
+    before = sampler.on_group, sampler.on_failure
     sampler.on_group, sampler.on_failure = keep, fail
     try:
         ask_all()
     finally:
-        sampler.on_group = sampler.on_failure = None
+        sampler.on_group, sampler.on_failure = before
         how.journal.add(how.kind, [], spent=spent())  # what failed and what was repeated costs, too
     return failures
 

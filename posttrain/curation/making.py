@@ -170,8 +170,12 @@ def _making(command: AnswerFields, name: str, telling: Telling) -> Iterator[tupl
             name=command.model, params=SamplingParams(**command.sampling()), count=command.count, seed=command.seed,
             system_message=command.system_message, keep_system=command.keep_system, journal=journal, progress=report,
         )  # fmt: skip
-        with output:
-            yield how, output
+        try:
+            with output:
+                yield how, output
+        except KeyboardInterrupt:
+            telling.note(f"{journal.path}: {journal.rows:,} prompts are answered; the same command goes on")
+            raise
 
 
 def _nobody() -> Sampler:

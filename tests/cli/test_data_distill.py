@@ -202,7 +202,8 @@ def test_killed_and_interrupted_it_goes_on_and_ends_the_same(server: ChatServer,
             time.sleep(0.01)
         process.send_signal(end)
         said = process.communicate(timeout=60)[1].decode()
-        assert process.returncode in (-signal.SIGKILL, 130), said
+        assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 130), said
+        assert ("prompts are answered; the same command goes on" in said) == (end == signal.SIGINT)
         assert not (here / "out.jsonl").exists()
     server.delay_s = 0
     assert main([*words, "--output=out.jsonl"]) == 0
