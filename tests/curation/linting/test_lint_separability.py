@@ -88,3 +88,9 @@ def test_marked_answers_are_told_apart_by_their_words():
     assert by["words"].area.low > 0.85
     assert by["length"].accuracy is None
     assert ("giggle", "bad") in {(one.name, one.side) for one in by["words"].telling}
+
+
+def test_a_fifth_of_skewed_pairs_is_found():
+    found = areas(pair_separability(pairs(300, 7, longer=0.2), total=300))
+    assert found["length"].low > 0.5
+    assert found["length"].estimate >= 0.55
