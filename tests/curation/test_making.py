@@ -126,3 +126,25 @@ def test_the_file_and_the_list_in_memory_say_the_same(tmp_path: Path) -> None:
         for row in (*written, *rows):
             del row["_provenance"]
         assert written == rows
+
+
+def test_a_model_here_goes_on_in_the_middle_and_ends_the_same(
+    tmp_path: Path, tiny_model_dir: Callable[..., str]
+) -> None:
+    path, output = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{n} + {n}"}) + "\n" for n in range(40)))
+    command = DistillCommand(
+        inputs=[str(path)], output=str(output), model=tiny_model_dir(), count=2, max_tokens=4, keep_unfinished=True,
+        use_cpu=True,
+    )  # fmt: skip
+    quiet = Telling(note=lambda text: None)
+    run_distill(command, quiet)
+    whole, counts = output.read_bytes(), json.loads((tmp_path / "out.jsonl.card.json").read_text())["counts"]
+    journal = tmp_path / "out.jsonl.answers.jsonl"
+    kept = journal.read_bytes()
+    for file in tmp_path.glob("out.jsonl*"):
+        file.unlink()
+    journal.write_bytes(kept[: len(kept) * 2 // 3])  # in the middle of a line
+    made = run_distill(command, quiet)
+    assert output.read_bytes() == whole
+    assert made.card.counts["completion tokens"] > counts["completion tokens"]  # what was lost was paid for, too
