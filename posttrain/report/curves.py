@@ -18,6 +18,8 @@ _LOSS = {
     "fall to nothing is learning by heart.",
     "dpo": "What the training minimises. Without further terms it starts at ln 2 = 0.693, where policy and reference "
     "are the same.",
+    "reward": "What the training minimises. It starts at ln 2 = 0.693, where the model prefers neither answer of a "
+    "pair; a margin or the centring of scores raises it.",
     "grpo": "No measure of progress here: the advantages of a group sum to zero. Watch the reward instead.",
 }
 
@@ -36,6 +38,19 @@ _KINDS = (
     _Kind(title="Reward", keys=("reward",), means="The mean total reward of the sampled completions. It can also rise "
           "because the model found what the reward overlooks, so read the samples."),
     _Kind(title="Loss", keys=("loss",), means=""),
+    _Kind(title="Pairs in the right order", keys=("accuracy",), means="Share of pairs whose chosen answer has the "
+          "higher score. Compare it with what the length of the answers alone would give."),
+    _Kind(title="Right by length alone", keys=("length_accuracy",), means="Of a rule that knows only which answer is "
+          "longer. What the reward model has above it is not length."),
+    _Kind(title="Right where lengths are alike", keys=("alike_accuracy",), means="On held-out pairs whose answers "
+          "differ in length by a tenth at most."),
+    _Kind(title="Distance of the scores", keys=("margin",), means="How far the scores of a pair are apart."),
+    _Kind(title="Scores", keys=("min_reward", "mean_reward", "max_reward"), names=("lower", "mean", "higher"),
+          means="Of a pair, averaged. Only differences are learnt, so all may drift together."),
+    _Kind(title="Brier score", keys=("brier",), first=False, means="Mean squared error of the probabilities of "
+          "held-out preferences; always one half gives 0.25."),
+    _Kind(title="Calibration error", keys=("ece",), first=False, means="How far confidence and accuracy lie apart on "
+          "held-out pairs."),
     _Kind(title="Preference accuracy", keys=("rewards/accuracies",), means="Share of pairs whose chosen answer the "
           "policy favours more than the reference does. It stays at 1 on broken text, so it proves little alone."),
     _Kind(title="Margin", keys=("rewards/margins",), means="How far chosen and rejected answers are apart, in units of "
@@ -112,7 +127,7 @@ class Curves:
 
 
 def curves(lines: Sequence[Mapping[str, Any]], kind: str) -> Curves:
-    """The curves of a log; `kind` is that of the training, "sft", "dpo" or "grpo"."""
+    """The curves of a log; `kind` is that of the training, "sft", "dpo", "reward" or "grpo"."""
     series, constant = _series(lines)
     first: list[Curve] = []
     further: list[Curve] = []

@@ -38,10 +38,12 @@ class Training:
 
     @cached_property
     def kind(self) -> str:
-        """What its log shows it to be: "sft", "dpo" or "grpo"; it may be another method of that kind."""
-        if self.method in ("sft", "dpo", "grpo"):
+        """What its log shows it to be: "sft", "dpo", "reward" or "grpo"; it may be another method of that kind."""
+        if self.method in ("sft", "dpo", "reward", "grpo"):
             return self.method
         keys = {key for line in self.lines for key in line}
+        if "min_reward" in keys:
+            return "reward"
         return "grpo" if "reward" in keys else "dpo" if "rewards/margins" in keys else "sft"
 
     @cached_property

@@ -25,8 +25,8 @@ def test_known_metrics_come_with_what_they_mean_and_others_with_their_name():
 
 
 def test_the_loss_means_something_else_in_each_method():
-    means = {kind: curves(lines(loss=float), kind).first[0].means for kind in ("sft", "dpo", "grpo")}
-    assert len(set(means.values())) == 3
+    means = {kind: curves(lines(loss=float), kind).first[0].means for kind in ("sft", "dpo", "reward", "grpo")}
+    assert len(set(means.values())) == 4
     assert "No measure of progress" in means["grpo"]
 
 
@@ -36,6 +36,12 @@ def test_evaluation_and_paired_metrics_share_a_picture():
         ["training", "evaluation"], ["chosen", "rejected"],
     ]  # fmt: skip
     assert found.first[1].lines[1].last == -5
+
+
+def test_a_reward_model_s_accuracy_is_drawn_with_that_of_the_lengths():
+    found = curves(lines(accuracy=float, eval_accuracy=float, eval_length_accuracy=float, min_reward=float), "reward")
+    assert titles(found.first) == ["Pairs in the right order", "Right by length alone", "Scores"]
+    assert [line.name for line in found.first[0].lines] == ["training", "evaluation"]
 
 
 def test_the_only_reward_is_drawn_once_and_several_each():
