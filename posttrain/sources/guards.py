@@ -35,7 +35,7 @@ def _entropy(entries: Entries, max_kl: float | None) -> str | None:
         return None
     return (
         f"the entropy fell from {pair[0]:.2f} to {pair[1]:.2f} nats a token: the policy hardly tries anything new. "
-        "Raise entropy_coef or epsilon_high, lower the learning rate, or stop here."
+        "Raise entropy_coef (in GRPO, epsilon_high), lower the learning rate, or stop here."
     )
 
 
@@ -46,7 +46,7 @@ def _length(entries: Entries, max_kl: float | None) -> str | None:
         return None
     return (
         f"completions grew from {lengths[0]:.0f} to {lengths[1]:.0f} tokens while the reward did not "
-        f"({rewards[0]:.2f} to {rewards[1]:.2f}). Use loss_type='dr_grpo', or a reward for length."
+        f"({rewards[0]:.2f} to {rewards[1]:.2f}). Add a reward for length, or in GRPO use loss_type='dr_grpo'."
     )
 
 
@@ -55,8 +55,8 @@ def _kl(entries: Entries, max_kl: float | None) -> str | None:
     if max_kl is None or kl is None or kl <= max_kl:
         return None
     return (
-        f"the KL to the starting model is {kl:.3g} nats a token, over max_kl={max_kl:g}. Raise beta, lower the "
-        "learning rate, or take an earlier checkpoint."
+        f"the KL to the starting model is {kl:.3g} nats a token, over max_kl={max_kl:g}. Raise its weight (beta, "
+        "in PPO kl_coef), lower the learning rate, or take an earlier checkpoint."
     )
 
 
@@ -67,7 +67,7 @@ def _signal(entries: Entries, max_kl: float | None) -> str | None:
     reward = mean(entries[-WINDOW:], "reward") or 0.0
     return (
         f"no group had completions with different rewards (mean reward {reward:.2f}), so nothing was learned. The "
-        "prompts are too hard or too easy for this model: choose others, or set dynamic_sampling=True."
+        "prompts are too hard or too easy for this model: choose others, or in GRPO set dynamic_sampling=True."
     )
 
 

@@ -190,11 +190,15 @@ class PerToken:
                 "objective/non_score_reward": (penalty, count),
                 "objective/rlhf_reward": (penalty + math.fsum(scores), count),
             }
-        everyone = self._gather(sums)
+        known = [member.reward for member in members if member.reward is not None]
+        gathered = self._gather([sums, known])
+        everyone = [one for one, _ in gathered]
         made: dict[str, tuple[float, float]] = {
             name: (sum(one[name][0] for one in everyone), sum(one[name][1] for one in everyone)) for name in sums
         }
         made["val/num_eos_tokens"] = (made["val/num_eos_tokens"][0], 1.0)
+        # nothing is compared within a prompt's group here: the rollout is the group that may have no signal
+        made["frac_reward_zero_std"] = (float(len({reward for _, rewards in gathered for reward in rewards}) < 2), 1.0)
         squares, missed = made.pop("_squares"), made.pop("_missed")
         total, n = made["returns/mean"]
         if n and (spread := squares[0] / n - (total / n) ** 2) > 0:

@@ -175,10 +175,16 @@ def test_metrics_by_trl_names(sampler, tokenizer):
     values = torch.tensor([v for member in rows for v in member.columns["values"]])
     explained = 1 - ((targets - values) ** 2).mean() / targets.var(unbiased=False)
     assert metrics["val/explained_variance"] == pytest.approx(float(explained), abs=1e-4)
-    assert "frac_reward_zero_std" in metrics
-    alone = source(sampler, tokenizer, plan={"num_generations": 1, "groups": 8})
-    alone.next()
-    assert alone.metrics()["frac_reward_zero_std"] == (0.0, 0.0)  # one answer alone has nothing to differ from
+
+
+def test_a_rollout_without_signal_is_one_whose_rewards_are_all_equal(sampler, tokenizer):
+    """Groups are not compared here, so that equal rewards within one are no sign of anything."""
+    share = {}
+    for name, reward in (("some", by_sum), ("none", lambda completions, **c: [1.0] * len(completions))):
+        made = source(sampler, tokenizer, reward, plan={"num_generations": 1, "groups": 8})
+        made.next()
+        share[name] = made.metrics()["frac_reward_zero_std"]
+    assert share == {"some": (0.0, 1.0), "none": (1.0, 1.0)}
 
 
 def test_samples_keep_values_and_advantages_of_each_token(sampler, tokenizer, tmp_path):
