@@ -273,6 +273,7 @@ class Outputs:
     logprobs: Tensor  # [M] float32, log-probability of each trained token; [0] from a learner of scores alone
     correct: Tensor | None = None  # [M] bool, the token was the most likely one
     entropy: Tensor | None = None  # [M] float32 nats, where asked for; has a gradient only as "entropy_grad"
+    log_collision: Tensor | None = None  # [M] float32, log sum_v p_v^2, where asked for; without a gradient
     values: Tensor | None = None  # [M] float32, the value model's estimate at each predictor
     scores: Tensor | None = None  # [Q] float32, the score head's output at each end
     end_values: Tensor | None = None  # [Q] float32, the value model's estimate after each end

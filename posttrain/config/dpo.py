@@ -7,47 +7,57 @@ from pydantic import Field, field_validator
 
 from posttrain.config import names
 from posttrain.config.base import option
-from posttrain.config.training import TrainingConfig
+from posttrain.config.pairs import PAIRS, PairConfig
 
-PairLoss = Literal["sigmoid", "ipo", "hinge", "robust", "sft"]
+PairLoss = Literal[
+    "sigmoid", "ipo", "hinge", "robust", "sft", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
+    "apo_zero", "apo_down", "discopop",
+]  # fmt: skip
 
-_OTHER_LOSSES = (
-    "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "aot_pair", "apo_zero",
-    "apo_down", "discopop", "sigmoid_norm", "kto_pair",
-)  # fmt: skip
-_PAIRS = "Pairs"
-_LATER = "it is not offered yet; use sigmoid, ipo, hinge, robust or sft"
+_SORTS = (
+    "it sorts the log-ratios of a whole batch and compares what stands at the same rank, so it is no sum over pairs: "
+    "cutting the batch, or dividing it among processes, would change what is trained; use sigmoid"
+)
+_OTHER_LOSSES = {
+    **dict.fromkeys(("aot", "aot_unpaired", "aot_pair"), _SORTS),
+    "kto_pair": "TRL has dropped it; apo_zero is its form without a baseline",
+    "cpo": "it has no reference model: use CPOConfig and CPOTrainer",
+    "simpo": 'it has no reference model: use CPOTrainer with CPOConfig(loss_type="simpo", cpo_alpha=0.0)',
+    "orpo": "it has no reference model: use ORPOConfig and ORPOTrainer",
+}
+# what an f-divergence leaves out of f' cancels between the two answers, and only there
+_OF_DIFFERENCES = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
+_LOSSES_THAT_READ = {"label_smoothing": ("robust", "exo_pair"), "discopop_tau": ("discopop",)}
 
 
-class DPOConfig(TrainingConfig):
+class DPOConfig(PairConfig):
     """The fields of preference training, with TRL's names and defaults."""
 
     renamed: ClassVar = names.DPO_RENAMED
     fixed: ClassVar = names.DPO_FIXED
     no_effect: ClassVar = names.DPO_NO_EFFECT
     unsupported: ClassVar = names.DPO_UNSUPPORTED
-    unsupported_values: ClassVar = {
-        **TrainingConfig.unsupported_values,
-        "loss_type": dict.fromkeys(_OTHER_LOSSES, _LATER),
-    }
+    unsupported_values: ClassVar = {**PairConfig.unsupported_values, "loss_type": _OTHER_LOSSES}
 
-    learning_rate: float = option(1e-6, "Peak learning rate.", group="The step", ge=0)
-    beta: float = option(0.1, "How strongly the policy is held to the reference; tau in ipo.", group=_PAIRS, gt=0)
-    loss_type: list[PairLoss] = option(["sigmoid"], "Loss of a pair, or several to be added up.", group=_PAIRS)
+    beta: float = option(0.1, "How strongly the policy is held to the reference; tau in ipo.", group=PAIRS, gt=0)
+    loss_type: list[PairLoss] = option(["sigmoid"], "Loss of a pair, or several to be added up.", group=PAIRS)
     loss_weights: list[Annotated[float, Field(ge=0)]] | None = option(
-        None, "Weight of each loss_type; none = 1 each.", group=_PAIRS
+        None, "Weight of each loss_type; none = 1 each.", group=PAIRS
     )
     label_smoothing: float = option(
-        0.0, "Share of labels assumed to be flipped, for the robust loss.", group=_PAIRS, ge=0, lt=0.5
+        0.0, "Share of labels assumed to be flipped, for robust and exo_pair.", group=PAIRS, ge=0, lt=0.5
     )
-    disable_dropout: bool = option(True, "Dropout off in policy and reference.", group=_PAIRS)
-    max_length: int | None = option(
-        1024, "Tokens that prompt and completion are cut to; none = no limit.", group=_PAIRS, ge=2
+    discopop_tau: float = option(0.05, "Width of discopop's blend of two losses.", group=PAIRS, gt=0)
+    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = option(
+        "reverse_kl", "How distance from the reference is measured.", group=PAIRS
     )
-    truncation_mode: Literal["keep_start", "keep_end"] = option(
-        "keep_start", "Which end of a row that is too long stays.", group=_PAIRS
+    f_alpha_divergence_coef: float = option(
+        0.5, "Alpha of alpha_divergence; 1 = reverse_kl, 0 = forward_kl.", group=PAIRS, ge=0
     )
-    pad_token: str | None = option(None, "Padding for generation; none = the tokenizer's.", group=_PAIRS)
+    ld_alpha: float | None = option(
+        None, "Weight of the tokens that only a pair's longer answer has; none = 1.", group=PAIRS, ge=0, le=1
+    )
+    use_weighting: bool = option(False, "Pairs count as much as the policy would write them (WPO).", group=PAIRS)
 
     @field_validator("loss_type", mode="before")
     @classmethod
@@ -76,9 +86,35 @@ class DPOConfig(TrainingConfig):
             )
         if self.loss_weights is not None and not any(self.loss_weights):
             yield "loss_weights", "loss_weights are all 0, which trains nothing; leave it out for 1 each"
-        if self.label_smoothing and "robust" not in self.loss_type:
+        yield from self._without_effect()
+        if "exo_pair" in self.loss_type and not self.label_smoothing:
             yield (
                 "label_smoothing",
-                f"label_smoothing={self.label_smoothing:g} has an effect on the robust loss only; "
-                "write loss_type=robust or leave it out",
+                "loss_type=exo_pair needs a label_smoothing above 0, for it takes its logarithm; its paper has 1e-3",
             )
+        others = [name for name in self.loss_type if name not in _OF_DIFFERENCES]
+        if others and self.f_divergence_type != "reverse_kl":
+            yield (
+                "f_divergence_type",
+                f"f_divergence_type={self.f_divergence_type!r} is for losses of the difference between the answers "
+                f"({', '.join(_OF_DIFFERENCES)}), where what it leaves out cancels; leave {', '.join(others)} out",
+            )
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        for name, losses in _LOSSES_THAT_READ.items():
+            if getattr(self, name) != type(self).model_fields[name].default and not set(losses) & set(self.loss_type):
+                yield (
+                    name,
+                    f"{name}={getattr(self, name):g} has an effect on {' and '.join(losses)} only; "
+                    f"write loss_type={losses[0]} or leave it out",
+                )
+        if self.f_alpha_divergence_coef != 0.5 and self.f_divergence_type != "alpha_divergence":
+            yield (
+                "f_alpha_divergence_coef",
+                f"f_alpha_divergence_coef={self.f_alpha_divergence_coef:g} has an effect only with "
+                "f_divergence_type=alpha_divergence; write that or leave it out",
+            )
+        if set(self.loss_type) == {"sft"}:
+            for name in ("ld_alpha", "use_weighting"):
+                if getattr(self, name) not in (None, False):
+                    yield name, f"{name} has no effect on loss_type=sft; add a loss of pairs or leave it out"

@@ -238,17 +238,13 @@ DPO_FIXED: Mapping[str, Fixed] = {
     **TRAINING_FIXED,
     "generate_during_eval": Fixed(values=(False,), reason="generate afterwards with test_model_with_questions"),
     "is_encoder_decoder": Fixed(values=(None, False), reason="only causal language models are trained"),
-    "reference_free": Fixed(values=(False,), reason="the loss compares with a reference model"),
+    "reference_free": Fixed(values=(False,), reason="the loss compares with a reference model; CPOConfig has none"),
     "rpo_alpha": Fixed(
         values=(None,),
         reason='write loss_type=["sigmoid", "sft"] and loss_weights=[1.0, alpha], which is the same',
     ),
-    "use_weighting": Fixed(values=(False,), reason="WPO's weights are not offered yet; leave it out"),
     "use_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
     "use_num_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
-    "ld_alpha": Fixed(values=(None, 1, 1.0), reason="LD-DPO's weight of the longer part is not offered yet"),
-    "f_divergence_type": Fixed(values=("reverse_kl",), reason="other divergences are not offered yet"),
-    "f_alpha_divergence_coef": Fixed(values=(0.5, 1, 1.0), reason="other divergences are not offered yet"),
     "sync_ref_model": Fixed(
         values=(False,), reason="the reference stays fixed, which is DPO; TR-DPO is not offered yet"
     ),
@@ -261,7 +257,6 @@ DPO_NO_EFFECT: Mapping[str, str] = {
     "precompute_ref_batch_size": "the token budget max_tokens_per_pass decides",
     "ref_model_mixup_alpha": "it takes effect only with sync_ref_model, which is off",
     "ref_model_sync_steps": "it takes effect only with sync_ref_model, which is off",
-    "discopop_tau": "it takes effect only with the discopop loss, which is not offered",
 }
 
 DPO_UNSUPPORTED: Mapping[str, str] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -14,7 +15,13 @@ from posttrain.types import Batch
 
 @torch.no_grad()
 def evaluate_loss(
-    learner: nn.Module, batch: Batch, loss: LossFunction, *, runtime: Runtime, max_tokens: int
+    learner: nn.Module,
+    batch: Batch,
+    loss: LossFunction,
+    *,
+    runtime: Runtime,
+    max_tokens: int,
+    needs: Sequence[str] = (),
 ) -> dict[str, float]:
     """`eval_` metrics over all processes' batches, each process giving its share of the data as one batch."""
     start, was_training = time.perf_counter(), learner.training
@@ -25,7 +32,7 @@ def evaluate_loss(
     for part in parts:
         part = part.to(runtime.device)
         with runtime.autocast():
-            outputs = learner(part.forest, ("logprobs", "entropy"))
+            outputs = learner(part.forest, ("logprobs", "entropy", *needs))
         result = loss(part, outputs)
         for name, term in result.terms.items():
             terms[name] = terms.get(name, 0.0) + float(term)

@@ -83,6 +83,30 @@ def chosen_logprobs(
     return Chosen(logprobs=logprobs, correct=correct, entropy=nats)
 
 
+@torch.no_grad()
+def log_collision(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    tile_bytes: int = TILE_BYTES,
+) -> Tensor:
+    """[M] float32: `log sum_v p_v^2`, the chance that two draws give the same token; one product more, no gradient."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows in _row_tiles(hidden.shape[0], weight.shape[0], tile_bytes):
+            part = hidden[rows]
+            logits = part.new_empty(part.shape[0], weight.shape[0], dtype=torch.float32)
+            _logits(part, weight, bias, temperature, out=logits)
+            found[rows] = (2 * logits).logsumexp(dim=1) - 2 * logits.logsumexp(dim=1)
+    return found
+
+
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, *, out: Tensor) -> Tensor:
     """`(hidden @ weight.T + bias) / temperature` in float32, into `out`."""
     if hidden.dtype == torch.float32:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.models.body import Body
-from posttrain.models.heads import Chosen, chosen_logprobs
+from posttrain.models.heads import Chosen, chosen_logprobs, log_collision
 from posttrain.models.layouts import Laid, Layout, probe
 from posttrain.models.recomputed import recomputing
 from posttrain.types import Outputs, TokenForest
@@ -57,7 +57,10 @@ class Learner(nn.Module):
         self.body.switch_off_dropout()
 
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
-        """Outputs at the M trained tokens. `needs` may add "entropy", or "entropy_grad" for one with a gradient."""
+        """Outputs at the M trained tokens.
+
+        `needs` may add "entropy", or "entropy_grad" for one with a gradient, and "log_collision".
+        """
         laid = self.body.lay(forest)
         hidden = self.body.hidden(laid, laid.predictors) if self.fused_head else None
         return self.read(forest, laid, hidden, needs)
@@ -66,17 +69,24 @@ class Learner(nn.Module):
         """What the head makes of the states `hidden` [M, H]; the model's own head, where it is used, needs none."""
         entropy_grad = "entropy_grad" in needs
         entropy = entropy_grad or "entropy" in needs
+        collision = None
         if self.fused_head and hidden is not None:
             head = self.head
             chosen = chosen_logprobs(
                 hidden, head.weight, forest.targets, bias=head.bias, temperature=self.temperature,
                 entropy=entropy, entropy_grad=entropy_grad,
             )  # fmt: skip
+            if "log_collision" in needs:
+                collision = log_collision(hidden, head.weight, bias=head.bias, temperature=self.temperature)
         else:
             logits = self._own_logits(laid.inputs, laid.predictors).float()
             logits = logits if self.temperature == 1.0 else logits / self.temperature
             chosen = _from_logits(logits, forest.targets, entropy, entropy_grad)
-        return Outputs(logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy)
+            if "log_collision" in needs:
+                collision = (2 * logits.detach().log_softmax(dim=-1)).logsumexp(dim=-1)
+        return Outputs(
+            logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy, log_collision=collision
+        )
 
     @property
     def head(self) -> Any:

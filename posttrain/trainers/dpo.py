@@ -83,10 +83,15 @@ class DPOTrainer(Trainer):
             beta=config.beta,
             loss_weights=tuple(zip(config.loss_type, weights)),
             label_smoothing=config.label_smoothing,
+            discopop_tau=config.discopop_tau,
+            f_divergence_type=config.f_divergence_type,
+            f_alpha_divergence_coef=config.f_alpha_divergence_coef,
+            ld_alpha=config.ld_alpha,
+            use_weighting=config.use_weighting,
         )
         plan = offline_plan(
             assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss, identity=identity,
-            watch=_guards(train, assembled, tokenizer),
+            needs=loss.needs, watch=_guards(train, assembled, tokenizer),
         )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
 

@@ -24,12 +24,14 @@ def offline_plan(
     evaluation: TreeSet | None,
     build: Callable[[Sequence[Segment]], Batch],
     loss: LossFunction,
+    needs: tuple[str, ...] = (),
     watch: Watch | None = None,
     identity: str = "",
 ) -> Plan:
     """Passes over the trees of `train`, the loss of `evaluation`; watched by `OfflineGuards` unless by another.
 
-    `identity` is the reference model's content hash.
+    `identity` is the reference model's content hash; `needs` is what the loss asks of the learner
+    beside log-probabilities.
     """
     config, runtime = assembled.config, assembled.runtime
 
@@ -53,7 +55,9 @@ def offline_plan(
         batch = build(share) if share else build(evaluation.trees[:1]).nothing()
         if not share:
             batch.units.update(dict.fromkeys(batch.units, 0.0))
-        return evaluate_loss(assembled.learner, batch, loss, runtime=runtime, max_tokens=assembled.budget.max_tokens)
+        return evaluate_loss(
+            assembled.learner, batch, loss, runtime=runtime, max_tokens=assembled.budget.max_tokens, needs=needs
+        )
 
     seen = train if evaluation is None else evaluation
     return Plan(
@@ -61,6 +65,7 @@ def offline_plan(
         max_steps=count_steps(config, len(train.trees), runtime.world_size) if train is not None else 0,
         report=train.report if train is not None else None,
         loss=loss,
+        needs=needs,
         evaluate=evaluate if evaluation is not None else None,
         watch=watch or OfflineGuards(),
         prompts=None if seen is None else lambda: training_prompts(seen.trees),

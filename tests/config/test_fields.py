@@ -10,9 +10,10 @@ import pytest
 
 from posttrain.config import Config, DPOConfig, GRPOConfig, RewardConfig, SFTConfig
 from posttrain.config.base import choices, members_of
+from posttrain.config.reference_free import CPOConfig, ORPOConfig
 from posttrain.errors import ConfigError
 
-CONFIGS = [SFTConfig, DPOConfig, GRPOConfig, RewardConfig]
+CONFIGS = [SFTConfig, DPOConfig, GRPOConfig, RewardConfig, CPOConfig, ORPOConfig]
 
 
 def wrong_values(config: type[Config], name: str) -> list[Any]:
@@ -173,14 +174,33 @@ def test_a_wrong_value_under_an_old_name_names_the_old_one() -> None:
         (SFTConfig, {"completion_only_loss": True, "assistant_only_loss": False}, "leave one unset"),
         (SFTConfig, {"beta": 0.1}, "belongs to DPOConfig"),
         (SFTConfig, {"max_length": 1}, "at least 2"),
-        (DPOConfig, {"loss_type": "kto_pair"}, "not offered yet"),
+        (DPOConfig, {"loss_type": "kto_pair"}, "apo_zero"),
+        (DPOConfig, {"loss_type": "aot"}, "no sum over pairs"),
+        (DPOConfig, {"loss_type": ["sigmoid", "aot_pair"]}, "no sum over pairs"),
+        (DPOConfig, {"loss_type": "simpo"}, "CPOTrainer"),
+        (DPOConfig, {"loss_type": "nca_pear"}, "did you mean 'nca_pair'"),
+        (DPOConfig, {"loss_type": "exo_pair"}, "label_smoothing above 0"),
+        (DPOConfig, {"loss_type": "nca_pair", "f_divergence_type": "forward_kl"}, "leave nca_pair out"),
+        (DPOConfig, {"f_divergence_type": "forward"}, "did you mean 'forward_kl'"),
+        (DPOConfig, {"f_alpha_divergence_coef": 0.3}, "f_divergence_type=alpha_divergence"),
+        (DPOConfig, {"discopop_tau": 0.1}, "an effect on discopop only"),
+        (DPOConfig, {"ld_alpha": 1.5}, "at most 1"),
+        (DPOConfig, {"ld_alpha": 0.5, "loss_type": "sft"}, "no effect on loss_type=sft"),
+        (DPOConfig, {"use_weighting": True, "loss_type": "sft"}, "no effect on loss_type=sft"),
+        (DPOConfig, {"reference_free": True}, "CPOConfig has none"),
+        (CPOConfig, {"loss_type": "simop"}, "did you mean 'simpo'"),
+        (CPOConfig, {"loss_type": "hinge", "label_smoothing": 0.1}, "no effect on loss_type=hinge"),
+        (CPOConfig, {"simpo_gamma": 1.0}, "simpo and alphapo only"),
+        (CPOConfig, {"alpha": 0.1}, "overflows"),
+        (CPOConfig, {"sync_ref_model": True}, "compared with no other model"),
+        (ORPOConfig, {"loss_type": "sigmoid"}, "one loss"),
         (DPOConfig, {"loss_type": "sigmiod"}, "did you mean 'sigmoid'"),
         (DPOConfig, {"loss_type": []}, "empty list"),
         (DPOConfig, {"loss_type": ["sft", "sft"]}, "names a loss twice"),
         (DPOConfig, {"loss_weights": [1, 2]}, "2 values for 1 losses"),
         (DPOConfig, {"loss_weights": [0]}, "trains nothing"),
         (DPOConfig, {"loss_weights": [-1]}, "at least 0"),
-        (DPOConfig, {"label_smoothing": 0.1}, "robust loss only"),
+        (DPOConfig, {"label_smoothing": 0.1}, "an effect on robust and exo_pair only"),
         (DPOConfig, {"label_smoothing": 0.5, "loss_type": "robust"}, "below 0.5"),
         (DPOConfig, {"beta": 0}, "above 0"),
         (DPOConfig, {"rpo_alpha": 1.0}, "loss_weights=[1.0, alpha]"),
@@ -221,10 +241,17 @@ def test_eval_steps_follow_logging_steps() -> None:
     assert SFTConfig(eval_strategy="steps", eval_steps=3).eval_steps == 3
 
 
+def _of_trl(trl: typing.Any) -> list[typing.Any]:
+    from trl.experimental.cpo import CPOConfig as TRLCPOConfig
+    from trl.experimental.orpo import ORPOConfig as TRLORPOConfig
+
+    return [trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig, trl.RewardConfig, TRLCPOConfig, TRLORPOConfig]
+
+
 def test_every_field_of_trl_is_accounted_for() -> None:
     """A field of TRL 1.16 is a field here, or stands in one of the tables: none is merely unknown."""
     trl = pytest.importorskip("trl", reason="trl is not installed; it comes with the test extra")
-    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig, trl.RewardConfig)):
+    for ours, theirs in zip(CONFIGS, _of_trl(trl)):
         known = {*ours.model_fields, *ours.renamed, *ours.fixed, *ours.no_effect, *ours.unsupported}
         assert sorted(set(theirs.__dataclass_fields__) - known) == []
 
@@ -235,7 +262,7 @@ def test_shared_defaults_equal_trl_s() -> None:
     meant = {
         "gradient_checkpointing", "assistant_only_loss", "output_dir", "optim", "report_to", "disable_tqdm", "run_name",
     }  # fmt: skip
-    for ours, theirs in zip(CONFIGS, (trl.SFTConfig, trl.DPOConfig, trl.GRPOConfig, trl.RewardConfig)):
+    for ours, theirs in zip(CONFIGS, _of_trl(trl)):
         for name, info in ours.model_fields.items():
             there = theirs.__dataclass_fields__.get(name)
             if there is None or name in meant:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from posttrain.models.heads import chosen_logprobs
+from posttrain.models.heads import chosen_logprobs, log_collision
 
 ROWS, VOCABULARY, SIZE = 37, 1000, 16
 
@@ -126,3 +126,13 @@ def test_a_second_backward_is_refused_rather_than_wrong():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("tile_bytes", [1, 2**24])
+def test_the_chance_of_two_equal_draws(bias, tile_bytes):
+    hidden, weight, shift, _, _ = case(frozen=False, bias=bias)
+    found = log_collision(hidden, weight, bias=shift, temperature=0.7, tile_bytes=tile_bytes)
+    logits = hidden @ weight.T + (shift if bias else 0)
+    torch.testing.assert_close(found, ((logits / 0.7).softmax(dim=1) ** 2).sum(dim=1).log().detach())
+    assert not found.requires_grad

@@ -25,13 +25,13 @@ CONVERSATIONS = [(tokens(i, 3 + i % 4), tokens(100 + i, 1 + (3 * i) % 7)) for i 
 PAIRS = [(tokens(i, 2 + i), tokens(50 + i, 1 + (2 * i) % 5), tokens(90 + i, 1 + i % 6)) for i in range(6)]
 
 
-def run(model, batch, loss, max_tokens, layout="forest"):
+def run(model, batch, loss, max_tokens, layout="forest", needs=()):
     """Loss, gradient norm and gradients of one step whose update changes nothing."""
     learner = Learner(model, layout=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     result = step(
         learner, batch, loss, optimizer=optimizer, runtime=Runtime(use_cpu=True), budget=Budget(max_tokens=max_tokens),
-        max_grad_norm=0.0,
+        max_grad_norm=0.0, needs=("logprobs", *needs),
     )  # fmt: skip
     learner.release()
     return result, {name: p.grad for name, p in model.named_parameters()}
@@ -61,23 +61,64 @@ def test_sft(max_tokens, layout):
 @pytest.mark.parametrize("max_tokens", CUTS)
 @pytest.mark.parametrize(
     ("name", "beta", "smoothing"),
-    [("sigmoid", 0.2, 0.0), ("hinge", 0.3, 0.0), ("robust", 0.2, 0.1), ("ipo", 0.5, 0.0),
-     ("sft", 0.1, 0.0)],
+    [("sigmoid", 0.2, 0.0), ("hinge", 0.3, 0.0), ("robust", 0.2, 0.1), ("ipo", 0.5, 0.0), ("sft", 0.1, 0.0),
+     ("sigmoid_norm", 2.0, 0.0), ("exo_pair", 0.2, 0.1), ("nca_pair", 0.2, 0.0), ("bco_pair", 0.2, 0.0),
+     ("sppo_hard", 0.5, 0.0), ("apo_zero", 0.2, 0.0), ("apo_down", 0.2, 0.0), ("discopop", 0.1, 0.0)],
 )  # fmt: skip
 def test_dpo(tmp_path, name, beta, smoothing, max_tokens):
     reference, model = build_model("llama", seed=1), build_model("llama", seed=0)
-    trees = [
+    trees, reference = referred(reference, tmp_path)
+    loss = DPOLoss(beta=beta, loss_weights=((name, 1.0),), label_smoothing=smoothing)
+    result, gradients = run(model, dpo_batch(trees), loss, max_tokens)
+    expected = padded_dpo(model, reference, PAIRS, name, beta, smoothing)
+    compare(result, {k: v.clone() for k, v in gradients.items()}, model, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "beta", "smoothing"), [("cpo", 0.2, 0.1), ("simpo", 2.0, 0.0), ("orpo", 0.1, 0.0), ("hinge", 0.2, 0.0)]
+)
+def test_without_a_reference(name, beta, smoothing):
+    model = build_model("llama")
+    loss = DPOLoss(beta=beta, loss_weights=((name, 1.0),), label_smoothing=smoothing)
+    result, gradients = run(model, dpo_batch(pair_trees()), loss, 40)
+    expected = padded_dpo(model, None, PAIRS, name, beta, smoothing)
+    compare(result, {k: v.clone() for k, v in gradients.items()}, model, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "slow"),
+    [
+        ({"f_divergence_type": "forward_kl"}, {"score": lambda h: 1 - (-h).exp()}),
+        ({"f_divergence_type": "js_divergence"}, {"score": lambda h: (2 * h.exp() / (1 + h.exp())).log()}),
+        ({"f_divergence_type": "alpha_divergence"}, {"score": lambda h: 2 - 2 * (-h / 2).exp()}),
+        ({"ld_alpha": 0.4}, {"ld_alpha": 0.4}),
+        ({"use_weighting": True}, {"wpo": True}),
+    ],
+)
+def test_what_dpo_may_add(tmp_path, settings, slow):
+    reference, model = build_model("llama", seed=1), build_model("llama", seed=0)
+    trees, reference = referred(reference, tmp_path)
+    loss = DPOLoss(beta=0.2, **settings)
+    result, gradients = run(model, dpo_batch(trees), loss, 40, needs=loss.needs)
+    expected = padded_dpo(model, reference, PAIRS, "sigmoid", 0.2, 0.0, **slow)
+    compare(result, {k: v.clone() for k, v in gradients.items()}, model, expected)
+
+
+def pair_trees():
+    return [
         Segment(tokens=p, children=[Segment(tokens=c, trained=[(0, len(c))]), Segment(tokens=r, trained=[(0, len(r))])])
         for p, c, r in PAIRS
     ]
+
+
+def referred(reference, directory):
+    """The pairs with the reference's log-probabilities, and the reference as it came."""
     frozen = Learner(reference)
     trees, _ = with_reference(
-        trees, frozen, directory=tmp_path, max_tokens=30, autocast=Runtime(use_cpu=True).autocast, precision="float32"
-    )
-    loss = DPOLoss(beta=beta, loss_weights=((name, 1.0),), label_smoothing=smoothing)
-    result, gradients = run(model, dpo_batch(trees), loss, max_tokens)
-    expected = padded_dpo(model, frozen.release(), PAIRS, name, beta, smoothing)
-    compare(result, {k: v.clone() for k, v in gradients.items()}, model, expected)
+        pair_trees(), frozen, directory=directory, max_tokens=30, autocast=Runtime(use_cpu=True).autocast,
+        precision="float32",
+    )  # fmt: skip
+    return trees, frozen.release()
 
 
 def test_only_trained_tokens_have_a_gradient():
