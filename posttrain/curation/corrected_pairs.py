@@ -44,13 +44,9 @@ def correct_pairs(
             if group is None:
                 continue
             for place, answer in enumerate(group.answers):
-                edit = (
-                    edits[answer.number]
-                    if editor.bounded is False
-                    else _bounded(edits[answer.number], answer, max_change)
-                )
+                edit = _changed(edits[place], answer)
+                edit = _bounded(edit, answer, max_change) if editor.bounded else edit
                 consumed = int(place == len(group.answers) - 1)
-                edit = _changed(edit, answer)
                 row = _row(group, how, answer, edit.text or "", editor.name)
                 if edit.text is None:
                     funnel.drop(edit.step, f"{group.ask.place}: {answer.text}")
