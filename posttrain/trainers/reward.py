@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,18 @@ from transformers import TrainerCallback
 
 from posttrain.algorithms.reward import RewardLoss, reward_batch, scored
 from posttrain.config.reward import RewardConfig
-from posttrain.data.loading import Rows, load_rows
+from posttrain.data.loading import PROVENANCE, Rows, load_rows
 from posttrain.data.trees import TreeSet, preference_trees
 from posttrain.errors import ConfigError, DataError
 from posttrain.rewards.columns import ANSWER_COLUMNS
+from posttrain.rewards.names import REWARDS
 from posttrain.trainers.assembly import assemble, resolve_tokenizer
 from posttrain.trainers.held_out_pairs import HeldOut, HeldOutPairs
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.trainer import Trainer
 
 MARGIN = "margin"
+LEARNED = ("reward_model", "judge", "pairwise_judge")  # rewards that are opinions
 
 
 class RewardTrainer(Trainer):
@@ -92,11 +94,10 @@ def scored_pairs(dataset: Any, tokenizer: Any, max_length: int | None, *, name: 
     notes = list(report.notes)
     if MARGIN in rows[0]:
         notes.append("The column 'margin' says by how much the scores of a pair should differ.")
-    if checkable := [column for column in ANSWER_COLUMNS if column in report.ignored_columns]:
+    if (checker := _checker(rows[0], report.ignored_columns)) is not None:
         notes.append(
-            f"The rows have a column {checkable[0]!r}: where an answer can be checked, a checker is exact and cannot "
-            "be talked round, as a reward model can. `posttrain grade --list` shows the checkers; a reward model is "
-            "for what no checker can tell."
+            f"{checker}: where an answer can be checked, a checker is exact and cannot be talked round, as a reward "
+            "model can. `posttrain grade --list` shows the checkers; a reward model is for what no checker can tell."
         )
     report = replace(
         report,
@@ -106,6 +107,20 @@ def scored_pairs(dataset: Any, tokenizer: Any, max_length: int | None, *, name: 
     )
     trees = [scored(tree, margin) for tree, margin in zip(found.trees, margins)]
     return replace(found, trees=trees, report=report)
+
+
+def _checker(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+    """What shows that these answers can be checked: a column with the right one, or a checker that judged them."""
+    for column in ANSWER_COLUMNS:
+        if column in columns:
+            return f"The rows have a column {column!r}"
+    notes = row.get(PROVENANCE)
+    chosen = notes.get("chosen") if isinstance(notes, Mapping) else None
+    scores = chosen.get("scores") if isinstance(chosen, Mapping) else None
+    for name in scores if isinstance(scores, Mapping) else ():
+        if name in REWARDS and name not in LEARNED:
+            return f"The pairs were judged by {name!r}"
+    return None
 
 
 def _margins(rows: Rows, kept: Sequence[int]) -> list[float | None]:

@@ -170,7 +170,13 @@ def test_pairs_that_are_too_long_are_left_out_whole_and_counted():
 
 def test_a_checker_is_recommended_where_rows_have_an_answer(tmp_path, capsys):
     reward(tmp_path, build_model("qwen2"), [{**row, "ground_truth": "7"} for row in PAIRS])
-    assert "a checker is exact" in capsys.readouterr().out
+    assert "column 'ground_truth': where an answer can be checked, a checker is exact" in capsys.readouterr().out
+    judged = {"_provenance": {"chosen": {"scores": {"final_answer": 1.0}}}}
+    reward(tmp_path, build_model("qwen2"), [{**row, **judged} for row in PAIRS])
+    assert "judged by 'final_answer': where" in capsys.readouterr().out
+    liked = {"_provenance": {"chosen": {"scores": {"judge": 1.0}}}}
+    reward(tmp_path, build_model("qwen2"), [{**row, **liked} for row in PAIRS])
+    assert "checker" not in capsys.readouterr().out
     reward(tmp_path, build_model("qwen2"))
     assert "checker" not in capsys.readouterr().out
 
