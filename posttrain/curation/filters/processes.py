@@ -33,19 +33,21 @@ def in_processes(
 ) -> Iterator[tuple[T, R]]:
     """(what comes with a chunk, the function's value for it) of each (what comes with it, chunk), in order.
 
-    The function is `make(settings)`, made in each process. What comes with a chunk stays in this process.
+    The function is `make(settings)`. What comes with a chunk stays in this process.
     """
+    function = make(settings)  # what is wrong with the settings is raised here
     workers = workers or _cores()
     stream = iter(chunks)
     first = list(itertools.islice(stream, ALONE))
     if workers == 1 or len(first) < ALONE:
-        function = make(settings)
         for kept, chunk in itertools.chain(first, stream):
             yield kept, function(chunk)
         return
-    # Forked where that is safe, on Linux: a process starts at once and shares what was imported.
-    context = multiprocessing.get_context("fork" if os.uname().sysname == "Linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, settings))
+    # Forked where that is safe, on Linux: a process starts at once and shares what was imported and made.
+    forked = os.uname().sysname == "Linux"
+    context = multiprocessing.get_context("fork" if forked else "spawn")
+    made = (function, None) if forked else (make, settings)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=made)
     under_way: deque[tuple[T, Future[R]]] = deque()
     try:
         for kept, chunk in itertools.chain(first, stream):
@@ -65,10 +67,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(make: Callable[[Any], Callable[[Any], Any]], settings: Any) -> None:
+def _start(function: Callable[[Any], Any], settings: Any) -> None:
+    """Keeps the function; where there are settings, what was given makes it of them."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends its processes
-    _function = make(settings)
+    _function = function if settings is None else function(settings)
 
 
 def _run(chunk: Any) -> Any:

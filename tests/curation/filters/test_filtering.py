@@ -152,6 +152,13 @@ def test_files_and_memory_agree_and_processes_do_not_matter(tmp_path, monkeypatc
     assert len(report.rejects) == len(loaded(one.output + ".rejects.jsonl")) > 500
 
 
+def test_what_is_wrong_with_the_settings_is_said_where_there_are_processes(tmp_path):
+    write(tmp_path / "in.jsonl", [{"prompt": "q", "completion": f"answer {n}"} for n in range(4500)])
+    with pytest.raises(ConfigError, match="latin"):
+        run_filter(command(tmp_path, workers=2, languages=["latim"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
 class Interrupted:
     """Rows that end with Ctrl-C."""
 
