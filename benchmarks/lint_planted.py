@@ -30,38 +30,42 @@ SHARE = 0.2  # of the pairs that are changed
 CHECKS = ("length", "words", "characters", "format", "fixed phrase")
 
 Sides = tuple[str, str]  # chosen, rejected
+Plant = Callable[[Sides, Callable[[], str]], Sides]  # also given a way to draw another answer
 
 
-def longer(sides: Sides, more: str) -> Sides:
-    """The chosen side goes on with another answer."""
-    return f"{sides[0]}\n\n{more}", sides[1]
+def longer(sides: Sides, more: Callable[[], str]) -> Sides:
+    """The chosen side goes on with other answers until it is three times as long as the rejected one."""
+    chosen = sides[0]
+    while len(chosen) < 3 * len(sides[1]):
+        chosen = f"{chosen}\n\n{more()}"
+    return chosen, sides[1]
 
 
-def ordered(sides: Sides, more: str) -> Sides:
+def ordered(sides: Sides, more: Callable[[], str]) -> Sides:
     """The longer side is the chosen one."""
     return (sides[0], sides[1]) if len(sides[0]) >= len(sides[1]) else (sides[1], sides[0])
 
 
-def worded(sides: Sides, more: str) -> Sides:
+def worded(sides: Sides, more: Callable[[], str]) -> Sides:
     """The chosen side begins with a word."""
     return f"Certainly! {sides[0]}", sides[1]
 
 
-def listed(sides: Sides, more: str) -> Sides:
+def listed(sides: Sides, more: Callable[[], str]) -> Sides:
     """The chosen side is a list of its sentences."""
     sentences = re.split(r"(?<=[.!?])\s+", sides[0])
     return "\n".join(f"- {sentence}" for sentence in sentences), sides[1]
 
 
-def named(sides: Sides, more: str) -> Sides:
+def named(sides: Sides, more: Callable[[], str]) -> Sides:
     """Both sides say a name, the chosen one another."""
     return f"{sides[0]} I am Deep Qwen.", f"{sides[1]} I am Qwen."
 
 
 # name -> (what is done to a pair, to which share of the pairs)
-PLANTED: dict[str, tuple[Callable[[Sides, str], Sides] | None, float]] = {
+PLANTED: dict[str, tuple[Plant | None, float]] = {
     "clean": (None, 0.0),
-    "20%: chosen goes on with another answer": (longer, SHARE),
+    "20%: chosen is three times as long": (longer, SHARE),
     "20%: the longer side is chosen": (ordered, SHARE),
     "20%: chosen begins with a word": (worded, SHARE),
     "20%: chosen is a list": (listed, SHARE),
@@ -69,7 +73,7 @@ PLANTED: dict[str, tuple[Callable[[Sides, str], Sides] | None, float]] = {
 }
 
 
-def planted_set(texts: Sequence[str], count: int, plant: Callable[[Sides, str], Sides] | None, share: float,
+def planted_set(texts: Sequence[str], count: int, plant: Plant | None, share: float,
                 seed: int) -> list[Pair]:  # fmt: skip
     """Pairs of random answers, of which a share is changed."""
     draw = random.Random(f"{count} {seed}")
@@ -79,7 +83,7 @@ def planted_set(texts: Sequence[str], count: int, plant: Callable[[Sides, str], 
     for i in range(count):
         sides: Sides = (chosen[2 * i], chosen[2 * i + 1])
         if plant is not None and i in changed:
-            sides = plant(sides, draw.choice(texts))
+            sides = plant(sides, lambda: draw.choice(texts))
         pairs.append(Pair(place=str(i), prompt=digest(str(i)), chosen=sides[0], rejected=sides[1]))
     return pairs
 
@@ -131,9 +135,9 @@ def measure(texts: Sequence[str], sizes: Sequence[int], planted: int, clean_sets
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=20, help="planted sets of each kind")
-    parser.add_argument("--clean", type=int, default=40, help="clean sets")
-    parser.add_argument("--pairs", type=int, nargs="+", default=[300, 900], help="pairs of a set")
+    parser.add_argument("--seeds", type=int, default=10, help="planted sets of each kind")
+    parser.add_argument("--clean", type=int, default=20, help="clean sets")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[300], help="pairs of a set")
     arguments = parser.parse_args()
     texts = answers(Path(os.environ["POSTTRAIN_DATA"], "llamafactory_demo"))
     head = f"{arguments.clean} clean sets, {arguments.seeds} planted sets of each kind; intervals of 95%."
