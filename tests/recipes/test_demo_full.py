@@ -1,5 +1,6 @@
 """The full demo: its story covers its recipe, its numbers are read back and held to what it promises."""
 
+import dataclasses
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from posttrain import embedded
 from posttrain.config.recipe import load_recipe
 from posttrain.errors import ConfigError
-from posttrain.recipes import demo, demo_full
+from posttrain.recipes import demo, demo_full, scoring
 from posttrain.stats import wilson
 
 
@@ -96,3 +98,32 @@ def test_a_recipe_after_another_that_is_not_there(tmp_path: Path) -> None:
         load_recipe(path)
     path.write_text("after: base.yaml\nstages:\n  - {name: b, method: embedded}\n")
     assert [stage.name for stage in load_recipe(path, ["a.chat_rows=5"]).stages] == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_the_full_story_is_told_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage of the recipe, at a size that teaches nothing."""
+    for name, make in list(scoring.TASKS.items()):
+        task = make()
+        small = dataclasses.replace(task, rows=task.rows[:8], max_new_tokens=8)
+        monkeypatch.setitem(scoring.TASKS, name, lambda small=small: small)
+    prompts = embedded.identity_prompts("train")[:16]
+    monkeypatch.setattr(embedded, "identity_prompts", lambda split: prompts)
+    short = [
+        "start.chat_rows=400",
+        'pairs.rules={".": "!", "?": "!"}',
+        "dpo.num_train_epochs=1",
+        "start.problem_rows=60",
+    ]
+    short += ["pairs.max_new_tokens=24", "grpo.max_steps=2", "grpo.per_device_train_batch_size=16"]
+    for name in ("ppo", "ppo_rm"):
+        short += [f"{name}.max_steps=6", f"{name}.per_device_train_batch_size=8", f"{name}.value_warmup_steps=2"]
+    with (tmp_path / "shown.txt").open("w", encoding="utf-8") as file:
+        console = Console(width=100, record=True, file=file)
+        summary = demo.run_demo(tmp_path / "demo", full=True, console=console, overrides=short)
+    text = console.export_text()
+    assert all(title in text for title, _ in demo_full.STORY.values())
+    assert "Ways to learn from trying" in text
+    assert summary["full"]["reward_model"]["accuracy"]["n"] > 10
+    assert set(summary["full"]["tokens"]) == {"grpo_scores", "ppo_scores", "ppo_rm_scores"}
+    assert (tmp_path / "demo" / "seed-0" / "report.html").is_file()
