@@ -45,7 +45,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
         "latin", "--decontaminate", "QUESTIONS", "--near_duplicates",
     ),
 }  # fmt: skip
-LARGE = ("none (read and write)", "duplicates", "all but select")  # cases that are run at a million rows
+LARGE = ("near_duplicates", "duplicates", "all but select")  # cases that are run at a million rows
 
 
 @dataclass(frozen=True, kw_only=True)
