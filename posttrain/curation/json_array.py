@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from posttrain.curation.json_rows import DECODER, LENIENT, NotANumberError, broken, checked, fault
-from posttrain.curation.rows import TEXT_LIMIT, Broken
+from posttrain.curation.rows import TEXT_LIMIT, UNREADABLE, Broken
 
 _BLOCK = 1 << 18
 _LARGEST = 1 << 27  # characters of an element; what is longer has lost its end
@@ -145,7 +145,7 @@ class _Text:
         while wanted > 0 and not self._ended:
             try:
                 block = self._file.read(_BLOCK)
-            except (EOFError, OSError):  # a gzip file that was cut off: the array is not closed
+            except UNREADABLE:  # the array is not closed
                 block = b""
             self._ended = not block
             pieces.append(self._decoder.decode(block, final=self._ended))

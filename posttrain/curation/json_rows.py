@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from posttrain.curation.rows import TEXT_LIMIT, Broken
+from posttrain.curation.rows import TEXT_LIMIT, UNREADABLE, Broken, unreadable
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON can spell half of a pair, and a file of text cannot hold it
 
@@ -41,8 +41,8 @@ def line_rows(name: str, file: BinaryIO) -> Iterator[tuple[int, Any]]:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             if raw.strip():
                 yield line, _value(name, line, raw)
-    except (EOFError, OSError) as error:  # a gzip file that was cut off
-        yield line + 1, Broken(source=name, line=line + 1, reason=f"the file cannot be read from here on: {error}")
+    except UNREADABLE as error:
+        yield line + 1, unreadable(name, line + 1, error)
 
 
 def _value(name: str, line: int, raw: bytes) -> Any:

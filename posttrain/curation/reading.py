@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from posttrain.curation.json_array import array_rows
 from posttrain.curation.json_rows import line_rows
-from posttrain.curation.rows import STANDARD_INPUT, standard_input
+from posttrain.curation.rows import STANDARD_INPUT, UNREADABLE, standard_input
 from posttrain.curation.table_rows import arrow_rows, csv_rows, parquet_rows, parquet_size
 from posttrain.errors import DataError, nearest
 
@@ -59,7 +60,7 @@ def check_readable(name: str) -> None:
     try:
         with open_binary(path) as file:
             start = file.peek(_PEEK)
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{name} is no gzip file ({error}); copy or download it again") from None
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{name} is UTF-16; save it as UTF-8, for example with `iconv -f utf-16 -t utf-8`")
@@ -95,8 +96,11 @@ def expected_rows(inputs: list[str]) -> int | None:
         if suffix(path) == ".parquet":
             total += parquet_size(name)
             continue
-        with open_binary(path) as file:
-            total += sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        try:
+            with open_binary(path) as file:
+                total += sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        except UNREADABLE:  # whoever reads the rows says so
+            return None
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from posttrain.errors import DataError
 Row = dict[str, Any]
 STANDARD_INPUT = "-"
 TEXT_LIMIT = 1000  # characters of a broken row that are kept
+UNREADABLE = (EOFError, OSError, zlib.error)  # of a disk, or of a gzip file that was cut off or damaged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +34,11 @@ class Broken:
     def place(self) -> str:
         """Such as "train.jsonl:17: messages[0].role"."""
         return f"{self.source}:{self.line}" + (f": {self.field}" if self.field else "")
+
+
+def unreadable(source: str, line: int, error: Exception) -> Broken:
+    """What stands for the rest of a file that cannot be read."""
+    return Broken(source=source, line=line, reason=f"the file cannot be read from here on: {error}")
 
 
 def read_stream(inputs: Sequence[str], *, strict: bool = False) -> Iterator[Row | Broken]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from posttrain.curation.json_rows import fault
-from posttrain.curation.rows import PROVENANCE, TEXT_LIMIT, Broken
+from posttrain.curation.rows import PROVENANCE, TEXT_LIMIT, UNREADABLE, Broken, unreadable
 from posttrain.curation.tables import JSON_COLUMNS
 from posttrain.errors import DataError
 
@@ -46,6 +46,9 @@ def csv_rows(name: str, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, A
             yield last + 1, Broken(source=name, line=last + 1, reason=f"is not valid CSV: {error}{why}", text=shown)
             last = reader.line_num
             continue
+        except UNREADABLE as error:
+            yield last + 1, unreadable(name, last + 1, error)
+            return
         finally:
             csv.field_size_limit(usual)
         if fields:
@@ -58,6 +61,8 @@ def _header(name: str, reader: Any) -> list[str]:
         header: list[str] = next(reader, [])
     except csv.Error as error:
         raise DataError(f"{name}:1: the header is not valid CSV: {error}") from None
+    except UNREADABLE as error:
+        raise DataError(f"{name}:1: the header cannot be read: {error}") from None
     twice = [column for number, column in enumerate(header) if column in header[:number]]
     if twice or "" in header:
         wrong = f"names {twice[0]!r} twice" if twice else "has a column without a name"

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posttrain.curation.json_array import array_rows
+from posttrain.curation.reading import expected_rows
 from posttrain.curation.rows import PROVENANCE, Broken, input_hashes, read_stream
 from posttrain.errors import DataError
 
@@ -178,6 +179,27 @@ def test_a_packed_file_is_read_and_one_that_is_cut_off_keeps_what_came_before(tm
     assert isinstance(broken, Broken)
     assert "cannot be read from here on" in broken.reason
     assert [row["a"] for row in own(row for row in read if not isinstance(row, Broken))] == list(range(len(read)))
+    assert len(read) > 10_000
+
+
+def test_a_damaged_packed_file_is_broken_where_it_is_damaged(tmp_path: Path) -> None:
+    for name, begin, row in (("rows.jsonl.gz", b"", b'{"a": %d}\n'), ("rows.csv.gz", b"a\n", b"%d\n")):
+        whole = gzip.compress(begin + b"".join(row % (number * 7919 % 100_003) for number in range(50_000)))
+        file = tmp_path / name
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 0xFF
+        for data in (bytes(damaged), whole[: len(whole) // 2]):
+            file.write_bytes(data)
+            *read, broken = read_stream([str(file)])
+            assert isinstance(broken, Broken)
+            assert "cannot be read from here on" in broken.reason
+            assert len(read) > 10_000
+            assert expected_rows([str(file)]) is None
+    damaged = bytearray(gzip.compress(json.dumps([{"a": n * 7919 % 100_003} for n in range(50_000)]).encode()))
+    damaged[len(damaged) // 2] ^= 0xFF
+    (tmp_path / "rows.json.gz").write_bytes(damaged)
+    *read, broken = read_stream([str(tmp_path / "rows.json.gz")])
+    assert isinstance(broken, Broken)
     assert len(read) > 10_000
 
 
