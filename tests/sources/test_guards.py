@@ -1,5 +1,7 @@
 """Alarms of online training: each sounds when its sign is there, not before, and not in every log line."""
 
+from itertools import pairwise
+
 import pytest
 
 from posttrain.sources.guards import ALARMS, OnlineGuards
@@ -102,34 +104,39 @@ def test_answers_that_break_are_heard_of_online_too():
 
 
 def rewards(model, check):
-    """A run of twelve entries in which two rewards go from their first to their last value."""
+    """A run in which two rewards go through these values, six entries from one to the next."""
+
+    def course(points):
+        legs = pairwise(points)
+        return [points[0], *(before + (after - before) * i / 6 for before, after in legs for i in range(1, 7))]
+
     return [
         QUIET
         | {
-            "step": i,
-            "rewards/reward_model/mean": model[0] + (model[1] - model[0]) * i / 12,
-            "rewards/reward_model/std": 2.0,
-            "rewards/final_answer/mean": check[0] + (check[1] - check[0]) * i / 12,
-            "rewards/final_answer/std": 0.5,
+            "step": i, "rewards/reward_model/mean": liked, "rewards/reward_model/std": 2.0,
+            "rewards/final_answer/mean": right, "rewards/final_answer/std": 0.5,
         }
-        for i in range(13)
-    ]
+        for i, (liked, right) in enumerate(zip(course(model), course(check)))
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("model", "check", "alarms"),
     [
-        ((0.0, 4.0), (0.3, 0.3), ["reward_hacking"]),
-        ((0.0, 4.0), (0.3, 0.1), ["reward_hacking"]),  # and worse
-        ((0.0, 4.0), (0.3, 0.8), []),  # what it likes is right
-        ((0.0, 0.5), (0.3, 0.3), []),  # not enough of a rise to speak of
-        ((0.0, -4.0), (0.3, 0.1), []),  # nothing is fooled
+        ((0.0, 4.0, 4.0), (0.3, 0.3, 0.3), ["reward_hacking"]),
+        ((0.0, 4.0, 4.0), (0.3, 0.1, 0.1), ["reward_hacking"]),  # and worse
+        ((0.0, 4.0, 4.2), (0.3, 0.7, 0.4), ["reward_hacking"]),  # better at first, and then not
+        ((0.0, 4.0, 4.0), (0.3, 0.8, 0.8), []),  # what it likes is right
+        ((0.0, 4.0, 4.0), (0.3, 0.7, 0.68), []),  # no fall to speak of
+        ((0.0, 4.0, 2.0), (0.3, 0.7, 0.4), []),  # both lose: another alarm's matter
+        ((0.0, 0.5, 0.5), (0.3, 0.3, 0.3), []),  # not enough of a rise to speak of
+        ((0.0, -4.0, -4.0), (0.3, 0.3, 0.3), []),  # nothing is fooled
     ],
 )
 def test_a_learned_reward_that_rises_alone_is_fooled(model, check, alarms):
     named = {"learned": ["reward_model"], "checked": ["final_answer"]}
     found = OnlineGuards(**named)(rewards(model, check))
     assert [alarm.name for alarm in found] == alarms
-    assert all("'reward_model' rose from" in alarm.text and "'final_answer'" in alarm.text for alarm in found)
+    assert all("'reward_model' went from" in alarm.text and "'final_answer'" in alarm.text for alarm in found)
     assert names(rewards(model, check)) == []  # nothing is learned, nothing is checked
     assert names(rewards(model, check)[:5], **named) == []

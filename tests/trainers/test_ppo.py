@@ -142,7 +142,7 @@ def test_a_planted_loophole_raises_the_alarm(tmp_path, capsys):
 
     trainer = train(tmp_path, [Judge(), check], reward_weights=[1.0, 0.0], num_ppo_epochs=1, max_steps=16)
     assert "reward_hacking" in [entry.get("alarm") for entry in trainer.state.log_history]
-    assert "the learned reward 'judge' rose from" in capsys.readouterr().out
+    assert "the learned reward 'judge' went from" in capsys.readouterr().out
     honest = train(tmp_path, [Judge(), small_ids], reward_weights=[1.0, 0.0], num_ppo_epochs=1, max_steps=16)
     assert "reward_hacking" not in [entry.get("alarm") for entry in honest.state.log_history]
 
