@@ -195,12 +195,20 @@ def paired(sft: str, teacher: str, work: Path, seed: int) -> tuple[dict[str, str
     best = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in read(work / "pairs.jsonl")]
     pairs, alone = work / "pairs.jsonl", write(work / "best.jsonl", best)
     both: dict[str, Any] = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
-    arms = {
-        "before": sft,
-        "DPO, best against worst": train("dpo", sft, pairs, work / "dpo", seed=seed, learning_rate=1e-4),
-        "DPO with an sft term": train("dpo", sft, pairs, work / "both", seed=seed, learning_rate=1e-4, **both),
-        "SFT on the best alone": train("sft", sft, alone, work / "best", seed=seed, learning_rate=3e-4),
-    }
+    arms = {"before": sft}
+    for rate in (1e-4, 3e-4):  # each loss at the other's learning rate, too
+        at = f"at {rate:.0e}".replace("e-0", "e-")
+        arms |= {
+            f"DPO, best against worst, {at}": train(
+                "dpo", sft, pairs, work / f"dpo {at}", seed=seed, learning_rate=rate
+            ),
+            f"DPO with an sft term, {at}": train(
+                "dpo", sft, pairs, work / f"both {at}", seed=seed, learning_rate=rate, **both
+            ),
+            f"SFT on the best alone, {at}": train(
+                "sft", sft, alone, work / f"best {at}", seed=seed, learning_rate=rate
+            ),
+        }
     names = ("characters of chosen", "characters of rejected", "chosen is longer")
     return arms, {"pairs": made.rows, **{name: made.card.counts[name] for name in names}}
 
@@ -223,8 +231,10 @@ COMPARISONS: dict[str, tuple[str, Comparison, tuple[tuple[str, str], ...]]] = {
     ),
     "paired": (
         "Best against worst", paired,
-        (("before", "DPO, best against worst"), ("SFT on the best alone", "DPO, best against worst"),
-         ("SFT on the best alone", "DPO with an sft term")),
+        (("before", "DPO, best against worst, at 1e-4"),
+         ("SFT on the best alone, at 1e-4", "DPO, best against worst, at 1e-4"),
+         ("SFT on the best alone, at 3e-4", "DPO, best against worst, at 3e-4"),
+         ("SFT on the best alone, at 3e-4", "DPO with an sft term, at 3e-4")),
     ),
 }  # fmt: skip
 
