@@ -11,7 +11,7 @@ from posttrain.config.identity import path_identity
 from posttrain.config.sampling import SamplingFields
 from posttrain.curation.candidates import Answer, Answered, Ask, Asking, Refused
 from posttrain.curation.provenance import provenance, without_provenance
-from posttrain.curation.rows import Broken, Row
+from posttrain.curation.rows import Broken, Row, field_of
 from posttrain.data.loading import Rows
 from posttrain.errors import DataError, SamplingError
 from posttrain.sampling.conversation import room_after
@@ -101,7 +101,8 @@ def _ask(number: int, row: Row | Broken, how: Asking) -> Ask | Refused:
     try:
         (read,) = prompt_rows(rows)
     except DataError as error:
-        return Refused(row=row, step="prompt", reason=str(error).removeprefix(f"{rows.where(0)}: "))
+        reason = str(error).removeprefix(f"{rows.where(0)}: ")
+        return Refused(row=row, step="prompt", reason=reason, field=field_of(reason))
     if isinstance(read.prompt[0], int):
         reason = "'prompt' is token ids, whose answers are no data to train on; give text or messages"
         return Refused(row=row, step="prompt", field="prompt", reason=reason)

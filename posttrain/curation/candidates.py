@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from posttrain.curation.journal import Journal
-from posttrain.curation.provenance import noted, provenance
+from posttrain.curation.provenance import noted, place, provenance
 from posttrain.curation.rows import PROVENANCE, Broken, Row
 from posttrain.types import Message, Sampler, SamplingParams
 
@@ -30,8 +30,7 @@ class Ask:
     @property
     def place(self) -> str:
         """Such as "prompts.jsonl:17"."""
-        notes = provenance(self.row)
-        return f"{notes.get('source')}:{notes.get('line')}"
+        return place(self.row)
 
     @property
     def key(self) -> str:

@@ -9,6 +9,8 @@ from posttrain.curation.candidates import Answered, Refused
 from posttrain.curation.card import EXAMPLES, Card
 from posttrain.curation.journal import Journal
 from posttrain.curation.output import FAILED
+from posttrain.curation.provenance import place
+from posttrain.curation.rows import Broken, Row
 from posttrain.curation.sinks import Sink
 
 
@@ -30,7 +32,7 @@ class Funnel:
         self.rows += 1
         if isinstance(item, Refused):
             self.refused[item.step] += 1
-            self._example(item.step, item.reason)
+            self._example(item.step, f"{_where(item.row)}: {item.reason}")
             sink.reject(item.row, step=item.step, reason=item.reason, field=item.field)
             return None
         if not item.answers:
@@ -67,3 +69,7 @@ class Funnel:
         shown = self.examples.setdefault(step, [])
         if len(shown) < EXAMPLES:
             shown.append(text)
+
+
+def _where(row: Row | Broken) -> str:
+    return row.place if isinstance(row, Broken) else place(row)

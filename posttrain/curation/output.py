@@ -141,7 +141,7 @@ class Output:
             )
 
     def _write(self, which: int, row: Mapping[str, Any]) -> None:
-        line = _encoded(row)
+        line = encoded(row)
         self._files[which].write(line)
         self._written[which] += len(line)
 
@@ -270,7 +270,8 @@ def _opened(path: Path, size: int) -> BinaryIO:
     return file
 
 
-def _encoded(row: Mapping[str, Any]) -> bytes:
+def encoded(row: Mapping[str, Any]) -> bytes:
+    """The row as a line of JSON."""
     try:
         return json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot hold

@@ -27,6 +27,12 @@ def provenance(row: Mapping[str, Any]) -> dict[str, Any]:
     return dict(row.get(PROVENANCE) or {})
 
 
+def place(row: Mapping[str, Any]) -> str:
+    """Where a row stands, such as train.jsonl:17."""
+    notes = provenance(row)
+    return f"{notes.get('source')}:{notes.get('line')}"
+
+
 def without_provenance(row: Mapping[str, Any]) -> Row:
     """The row's own columns."""
     return {name: value for name, value in row.items() if name != PROVENANCE}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from posttrain.curation.output import encoded
 
 
 class RowLists:
@@ -29,7 +30,7 @@ class RowLists:
     def add(self, name: str, row: Mapping[str, Any]) -> None:
         """Writes the row into the file of this name; nothing where there is none."""
         if name in self._files:
-            self._files[name].write(json.dumps(row, default=str).encode() + b"\n")
+            self._files[name].write(encoded(row))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,12 @@ class Broken:
     def place(self) -> str:
         """Such as "train.jsonl:17: messages[0].role"."""
         return f"{self.source}:{self.line}" + (f": {self.field}" if self.field else "")
+
+
+def field_of(reason: str) -> str | None:
+    """The field that a reason begins with: 'input' or messages[0]."""
+    found = re.match(r"'([\w.\[\]-]+)'|([a-z_.]+\[\d+\][\w.\[\]]*)", reason)
+    return (found[1] or found[2]) if found else None
 
 
 def unreadable(source: str, line: int, error: Exception) -> Broken:

@@ -15,7 +15,11 @@ from posttrain.config.curation.distill import DistillCommand
 from posttrain.config.curation.pairs import PairsSampleCommand
 from posttrain.config.curation.reject_sample import RejectSampleCommand
 from posttrain.curation import distill, pairs_sample, reject_sample
+from posttrain.curation.candidates import Asking
+from posttrain.curation.distillation import distil
 from posttrain.curation.making import Telling, run_distill, run_pairs_sample, run_reject_sample
+from posttrain.curation.row_lists import RowLists
+from posttrain.curation.sinks import Collected, prompts_of
 from posttrain.types import Completion, SamplingParams
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
@@ -148,3 +152,18 @@ def test_a_model_here_goes_on_in_the_middle_and_ends_the_same(
     made = run_distill(command, quiet)
     assert output.read_bytes() == whole
     assert made.card.counts["completion tokens"] > counts["completion tokens"]  # what was lost was paid for, too
+
+
+def test_a_row_that_asks_nothing_is_named_by_its_place_and_its_field(tmp_path: Path) -> None:
+    sink = Collected("distill")
+    how = Asking.of(Scripted([["1"], []]), params=None)
+    distil(prompts_of([{"prompt": "q0"}, {"prompt": 7}]), how, sink)
+    assert [(line["line"], line["step"], line["field"]) for line in sink.rejects] == [(2, "prompt", "prompt")]
+    (example,) = next(step for step in sink.card.steps if step.name == "prompt").examples
+    assert example.startswith("prompts:2: 'prompt' must be")
+
+
+def test_lists_of_prompts_are_written_as_other_rows_are(tmp_path: Path) -> None:
+    with RowLists({"mixed": tmp_path / "mixed.jsonl"}) as lists:
+        lists.add("mixed", {"prompt": "你是谁？"})
+    assert "你是谁？" in (tmp_path / "mixed.jsonl").read_text(encoding="utf-8")

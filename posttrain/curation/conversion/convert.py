@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -153,12 +152,6 @@ def convert(
     return same_kind(rows, data), card
 
 
-def field_of(reason: str) -> str | None:
-    """The field that a reason begins with: 'input' or messages[0]."""
-    found = re.match(r"'([\w.\[\]-]+)'|([a-z_.]+\[\d+\][\w.\[\]]*)", reason)
-    return (found[1] or found[2]) if found else None
-
-
 def _is_text(shape: Shape, row: Row) -> bool:
     """Whether the answers are text, not messages, as this row has them."""
     try:
@@ -184,4 +177,4 @@ def _unknown(row: Row) -> str:
     )
 
 
-__all__: Sequence[str] = ["LOOKED_AT", "STEP", "Converter", "convert", "field_of"]
+__all__: Sequence[str] = ["LOOKED_AT", "STEP", "Converter", "convert"]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from posttrain.config.curation.convert import ConvertStage
 from posttrain.curation.card import Card
-from posttrain.curation.conversion.convert import STEP, Converter, field_of
+from posttrain.curation.conversion.convert import STEP, Converter
 from posttrain.curation.output import READ, Output
 from posttrain.curation.progress import counted
 from posttrain.curation.provenance import without_provenance
 from posttrain.curation.reading import expected_rows
-from posttrain.curation.rows import STANDARD_INPUT, Broken, read_stream
+from posttrain.curation.rows import STANDARD_INPUT, Broken, field_of, read_stream
 
 
 def convert_files(fields: ConvertStage, output: str | Path, *, arguments: Sequence[str] = ()) -> Card:

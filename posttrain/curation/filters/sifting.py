@@ -9,8 +9,8 @@ from posttrain.curation.filters.duplicates import Duplicates
 from posttrain.curation.filters.names import COLUMNS, steps
 from posttrain.curation.filters.processes import chunked, in_processes
 from posttrain.curation.filters.work import Judged, Marks, RowWork, Verdict
-from posttrain.curation.provenance import noted
-from posttrain.curation.rows import PROVENANCE, Broken, Row
+from posttrain.curation.provenance import noted, place
+from posttrain.curation.rows import Broken, Row, field_of
 from posttrain.curation.sinks import Sink
 from posttrain.errors import DataError
 
@@ -48,7 +48,8 @@ def sift(
                 elif strict and verdict[0] == COLUMNS:
                     raise DataError(f"{place(row)}: {verdict[1]}")
                 else:
-                    sink.reject(row, step=verdict[0], reason=verdict[1])
+                    field = field_of(verdict[1]) if verdict[0] == COLUMNS else None
+                    sink.reject(row, step=verdict[0], reason=verdict[1], field=field)
 
 
 def with_duplicates(judged: Judged, rows: Sequence[Row], duplicates: Duplicates) -> list[Verdict | None]:
@@ -59,12 +60,6 @@ def with_duplicates(judged: Judged, rows: Sequence[Row], duplicates: Duplicates)
     for number, verdict in zip(left, found):
         verdicts[number] = verdict
     return verdicts
-
-
-def place(row: Row) -> str:
-    """Where a row stands, such as train.jsonl:17."""
-    notes = row.get(PROVENANCE) or {}
-    return f"{notes.get('source')}:{notes.get('line')}"
 
 
 def all_steps(fields: FilterFields, rejected: Iterable[str] = ()) -> list[str]:

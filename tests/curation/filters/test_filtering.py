@@ -275,3 +275,10 @@ def test_scores_made_before_an_interruption_are_not_made_again(tmp_path):
     assert len(asked) == 200 + 64  # of two batches the second was under way
     longest = sorted((len(f"answer {n} " * (n % 7 + 1)) for n in range(200)), reverse=True)[:50]
     assert sorted((row["_provenance"]["scores"]["reward"] for row in loaded(given.output)), reverse=True) == longest
+
+
+def test_a_row_whose_columns_hold_something_else_is_rejected_with_the_field():
+    _, report = filter_rows([{"prompt": "a", "completion": 5}, {"prompt": "a", "completion": "b"}])
+    assert [(reject["line"], reject["step"], reject["field"]) for reject in report.rejects] == [
+        (1, "columns", "completion")
+    ]
