@@ -42,7 +42,10 @@ posttrain data pairs sample prompts.jsonl --model MODEL --person --count 2 --out
     following="posttrain data lint {output}, and posttrain dpo --model MODEL --train_dataset {output} --output_dir out",
 )
 _PEOPLE = Page(
-    usage=_SAMPLE.usage, about=_SAMPLE.about, example=_SAMPLE.example, following="posttrain data label {output}"
+    usage=_SAMPLE.usage,
+    about=_SAMPLE.about,
+    example=_SAMPLE.example,
+    following="posttrain data label {output} --output preferences.jsonl",
 )
 _USAGE = """\
 Usage: posttrain data pairs correct PROMPTS... --model MODEL --rules RULES --output FILE.jsonl [flags]
