@@ -23,9 +23,11 @@ from posttrain.cli.main import COMMANDS
 from posttrain.cli.positional import positional
 from posttrain.config.base import choices
 from posttrain.config.command import (
+    CPOCommand,
     DPOCommand,
     GRPOCommand,
     OfflineRLCommand,
+    ORPOCommand,
     PPOCommand,
     RewardCommand,
     SFTCommand,
@@ -309,11 +311,12 @@ def check_command(words: list[str]) -> None:
     assert name in COMMANDS
     if rest == ["--help"] or name == "doctor":
         return
-    if name in ("sft", "dpo", "reward", "grpo", "ppo", "offline-rl"):
+    if name in ("sft", "dpo", "cpo", "orpo", "reward", "grpo", "ppo", "offline-rl"):
         if "--config" in rest:  # the file is the reader's
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
         fields = {
-            "sft": SFTCommand, "dpo": DPOCommand, "reward": RewardCommand, "grpo": GRPOCommand,
+            "sft": SFTCommand, "dpo": DPOCommand, "cpo": CPOCommand, "orpo": ORPOCommand,
+            "reward": RewardCommand, "grpo": GRPOCommand,
             "ppo": PPOCommand, "offline-rl": OfflineRLCommand,
         }  # fmt: skip
         command = read(fields[name], rest)

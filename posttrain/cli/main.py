@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("posttrain.cli.run", "run", "run a recipe: stages that build on each other"),
     "sft": ("posttrain.cli.train", "sft", "supervised fine-tuning on conversations or completions"),
     "dpo": ("posttrain.cli.train", "dpo", "preference training on chosen and rejected answers"),
+    "cpo": ("posttrain.cli.train", "cpo", "the same without a reference model: CPO and SimPO"),
+    "orpo": ("posttrain.cli.train", "orpo", "fine-tuning and preferences in one: ORPO"),
     "reward": ("posttrain.cli.train", "reward", "a reward model from chosen and rejected answers"),
     "grpo": ("posttrain.cli.train", "grpo", "online reinforcement learning with rewards of your own"),
     "ppo": ("posttrain.cli.train", "ppo", "the same with a value model: an advantage for every token"),

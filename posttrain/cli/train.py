@@ -9,9 +9,11 @@ from pathlib import Path
 from posttrain.cli.flags import help_text, parse, read
 from posttrain.config.command import (
     CommandFields,
+    CPOCommand,
     DPOCommand,
     GRPOCommand,
     OfflineRLCommand,
+    ORPOCommand,
     PPOCommand,
     RewardCommand,
     SFTCommand,
@@ -28,6 +30,16 @@ _DPO = """\
 posttrain dpo --model out/model --train_dataset pairs.jsonl --output_dir dpo \\
     --beta 0.1 --loss_type sigmoid sft --loss_weights 1 0.5
 posttrain dpo --config dpo.yaml beta=0.2"""
+
+_CPO = """\
+posttrain cpo --model out/model --train_dataset pairs.jsonl --output_dir simpo \\
+    --loss_type simpo --cpo_alpha 0 --beta 2.0
+posttrain cpo --config cpo.yaml cpo_alpha=0.5"""
+
+_ORPO = """\
+posttrain orpo --model base --train_dataset pairs.jsonl --output_dir orpo \\
+    --learning_rate 8e-6 --beta 0.1
+posttrain orpo --config orpo.yaml --max_steps 20"""
 
 _REWARD = """\
 posttrain reward --model out/model --train_dataset pairs.jsonl --output_dir reward \\
@@ -67,6 +79,24 @@ def dpo(arguments: Sequence[str]) -> int:
         "conversations. The trained model is written to OUTPUT_DIR/model."
     )
     return _command("dpo", DPOCommand, arguments, about, _DPO)
+
+
+def cpo(arguments: Sequence[str]) -> int:
+    """The exit code of preference training by CPO or SimPO."""
+    about = (
+        "Preference training without a reference model (CPO, SimPO, AlphaPO). Rows are those of dpo. The trained model "
+        "is written to OUTPUT_DIR/model."
+    )
+    return _command("cpo", CPOCommand, arguments, about, _CPO)
+
+
+def orpo(arguments: Sequence[str]) -> int:
+    """The exit code of preference training by ORPO."""
+    about = (
+        "Supervised fine-tuning on the chosen answers with preferences in one stage (ORPO). Rows are those of dpo. The "
+        "trained model is written to OUTPUT_DIR/model."
+    )
+    return _command("orpo", ORPOCommand, arguments, about, _ORPO)
 
 
 def ppo(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from posttrain.config.grpo import GRPOConfig
 from posttrain.config.names import Fixed, now, synonym
 from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.config.ppo import PPOConfig
+from posttrain.config.reference_free import CPOConfig, ORPOConfig
 from posttrain.config.reward import RewardConfig
 from posttrain.config.sft import SFTConfig
 from posttrain.config.training import TrainingConfig
@@ -128,6 +129,30 @@ class DPOCommand(CommandFields, DPOConfig):
     def training(self) -> DPOConfig:
         """The fields that the trainer is given."""
         return DPOConfig(**_shared(self, DPOConfig))
+
+
+class CPOCommand(CommandFields, CPOConfig):
+    """`posttrain cpo` and the method cpo of a recipe."""
+
+    renamed: ClassVar = {**CPOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**CPOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {**CPOConfig.unsupported, **_UNSUPPORTED}
+
+    def training(self) -> CPOConfig:
+        """The fields that the trainer is given."""
+        return CPOConfig(**_shared(self, CPOConfig))
+
+
+class ORPOCommand(CommandFields, ORPOConfig):
+    """`posttrain orpo` and the method orpo of a recipe."""
+
+    renamed: ClassVar = {**ORPOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**ORPOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {**ORPOConfig.unsupported, **_UNSUPPORTED}
+
+    def training(self) -> ORPOConfig:
+        """The fields that the trainer is given."""
+        return ORPOConfig(**_shared(self, ORPOConfig))
 
 
 class RewardCommand(CommandFields, RewardConfig):

@@ -59,6 +59,12 @@ class DPOConfig(PairConfig):
     )
     use_weighting: bool = option(False, "Pairs count as much as the policy would write them (WPO).", group=PAIRS)
 
+    sync_ref_model: bool = option(False, "Whether the reference follows the policy (TR-DPO).", group=PAIRS)
+    ref_model_mixup_alpha: float = option(
+        0.6, "Share of the policy in the reference when it is synced.", group=PAIRS, gt=0, le=1
+    )
+    ref_model_sync_steps: int = option(512, "Steps between two syncs.", group=PAIRS, ge=1)
+
     @field_validator("loss_type", mode="before")
     @classmethod
     def _one_loss(cls, value: Any) -> Any:
@@ -114,7 +120,15 @@ class DPOConfig(PairConfig):
                 f"f_alpha_divergence_coef={self.f_alpha_divergence_coef:g} has an effect only with "
                 "f_divergence_type=alpha_divergence; write that or leave it out",
             )
+        if not self.sync_ref_model:
+            for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    yield (
+                        name,
+                        f"{name}={getattr(self, name):g} has an effect only with sync_ref_model=true; write that or "
+                        "leave it out",
+                    )
         if set(self.loss_type) == {"sft"}:
-            for name in ("ld_alpha", "use_weighting"):
+            for name in ("ld_alpha", "use_weighting", "sync_ref_model"):
                 if getattr(self, name) not in (None, False):
                     yield name, f"{name} has no effect on loss_type=sft; add a loss of pairs or leave it out"

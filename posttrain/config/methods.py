@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from posttrain.config.base import Config
 from posttrain.config.command import (
+    CPOCommand,
     DPOCommand,
     EmbeddedStage,
     EvaluateStage,
     GRPOCommand,
     OfflineRLCommand,
+    ORPOCommand,
     PPOCommand,
     RewardCommand,
     SFTCommand,
@@ -42,6 +44,10 @@ METHODS: Mapping[str, MethodShape] = {
     ),
     "dpo": MethodShape(
         fields=DPOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)
+    ),
+    "cpo": MethodShape(fields=CPOCommand, reads=("model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)),
+    "orpo": MethodShape(
+        fields=ORPOCommand, reads=("model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)
     ),
     "reward": MethodShape(
         fields=RewardCommand,

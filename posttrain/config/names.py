@@ -245,18 +245,13 @@ DPO_FIXED: Mapping[str, Fixed] = {
     ),
     "use_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
     "use_num_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
-    "sync_ref_model": Fixed(
-        values=(False,), reason="the reference stays fixed, which is DPO; TR-DPO is not offered yet"
-    ),
     "force_use_ref_model": Fixed(values=(False,), reason="pass ref_model, it is always used"),
 }
 
 DPO_NO_EFFECT: Mapping[str, str] = {
     **TRAINING_NO_EFFECT,
-    "precompute_ref_log_probs": "",  # always so
+    "precompute_ref_log_probs": "",  # always so, unless the reference follows the policy
     "precompute_ref_batch_size": "the token budget max_tokens_per_pass decides",
-    "ref_model_mixup_alpha": "it takes effect only with sync_ref_model, which is off",
-    "ref_model_sync_steps": "it takes effect only with sync_ref_model, which is off",
 }
 
 DPO_UNSUPPORTED: Mapping[str, str] = {

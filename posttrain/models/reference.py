@@ -91,6 +91,42 @@ class StartingWeights:
                 parameter.data = data
 
 
+class FollowingWeights(StartingWeights):
+    """The weights of a reference that is moved towards the trained model now and then: TR-DPO, arXiv:2404.09656."""
+
+    FILE = "reference.safetensors"
+
+    @torch.no_grad()
+    def follow(self, share: float) -> None:
+        """`share` of the model as it is now, the rest as before."""
+        for parameter, kept in self._kept:
+            kept.lerp_(parameter.detach(), share)
+
+    def save(self, directory: Path) -> None:
+        """Writes the weights beside a checkpoint, in the order of the model's parameters."""
+        save_file({str(i): kept for i, (_, kept) in enumerate(self._kept)}, directory / self.FILE)
+
+    def load(self, directory: Path) -> None:
+        """Takes over the weights that were saved there."""
+        saved = load_file(directory / self.FILE)
+        for i, (_, kept) in enumerate(self._kept):
+            kept.copy_(saved[str(i)])
+
+
+def asked_now(
+    trees: Sequence[Segment],
+    learner: Learner,
+    weights: StartingWeights,
+    *,
+    max_tokens: int,
+    autocast: Callable[[], Any],
+) -> list[Segment]:
+    """The trees with a column `ref_logprobs`, computed now by the learner with other weights."""
+    with weights():
+        values = tree_logprobs(trees, learner, max_tokens, autocast)
+    return _attach(trees, torch.tensor([value for row in values for value in row], dtype=torch.float32))
+
+
 @torch.no_grad()
 def tree_logprobs(
     trees: Sequence[Segment],

@@ -9,11 +9,13 @@ from typing import Any, cast
 
 from posttrain.config.base import Config
 from posttrain.config.command import (
+    CPOCommand,
     DPOCommand,
     EmbeddedStage,
     EvaluateStage,
     GRPOCommand,
     OfflineRLCommand,
+    ORPOCommand,
     PPOCommand,
     RewardCommand,
     SFTCommand,
@@ -73,6 +75,31 @@ def train_dpo(run: StageRun) -> StageOutcome:
         peft_config=_adapter(command.peft_settings()),
     )
     return _train(trainer, run)
+
+
+def train_cpo(run: StageRun) -> StageOutcome:
+    """The outcome of CPO or SimPO; its output is the directory of the trained model."""
+    from posttrain.trainers.reference_free import CPOTrainer
+
+    return _train(CPOTrainer(**_of_pairs(run)), run)
+
+
+def train_orpo(run: StageRun) -> StageOutcome:
+    """The outcome of ORPO; its output is the directory of the trained model."""
+    from posttrain.trainers.reference_free import ORPOTrainer
+
+    return _train(ORPOTrainer(**_of_pairs(run)), run)
+
+
+def _of_pairs(run: StageRun) -> dict[str, Any]:
+    command = cast(CPOCommand | ORPOCommand, run.fields)
+    return {
+        "model": command.model,
+        "args": _training(command.training(), run),
+        "train_dataset": command.train_dataset,
+        "eval_dataset": command.eval_dataset,
+        "peft_config": _adapter(command.peft_settings()),
+    }
 
 
 def train_reward(run: StageRun) -> StageOutcome:
@@ -274,6 +301,8 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "embedded": write_embedded,
     "sft": train_sft,
     "dpo": train_dpo,
+    "cpo": train_cpo,
+    "orpo": train_orpo,
     "reward": train_reward,
     "grpo": train_grpo,
     "ppo": train_ppo,

@@ -56,6 +56,11 @@ class OfflineSource:
     def epoch(self) -> float:
         return self._step / self.steps_per_epoch
 
+    @property
+    def given(self) -> int:
+        """Steps given out so far, those of an earlier part of the run included."""
+        return self._step
+
     def next(self) -> Batch:
         """This process's share of the next step: every `world_size`-th row."""
         epoch, place = divmod(self._step, self.steps_per_epoch)

@@ -8,21 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import TrainerCallback
 
-from posttrain.algorithms.dpo import DPOLoss, dpo_batch
+from posttrain.algorithms.dpo import DPOBatch, DPOLoss, dpo_batch
 from posttrain.config.dpo import DPOConfig
 from posttrain.data.trees import TreeSet, preference_trees
 from posttrain.engine.alarms import Watch
 from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
 from posttrain.models.locating import local_directory
-from posttrain.models.reference import with_reference
+from posttrain.models.reference import FollowingWeights, asked_now, with_reference
+from posttrain.sources.following import FollowingSource
+from posttrain.sources.offline import OfflineSource
 from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer
 from posttrain.trainers.displacement import displaced_pairs, naming_pairs
 from posttrain.trainers.guards import OfflineGuards
 from posttrain.trainers.offline import offline_plan
-from posttrain.trainers.trainer import Trainer
+from posttrain.trainers.trainer import Plan, Trainer
+from posttrain.types import Segment, Source
 
 
 class DPOTrainer(Trainer):
@@ -56,6 +60,11 @@ class DPOTrainer(Trainer):
                 "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
                 "which takes the model as it is now."
             )
+        if config.sync_ref_model and (ref_model is not None or peft_config is not None or isinstance(model, PeftModel)):
+            raise ConfigError(
+                "sync_ref_model mixes all weights of the policy into a reference that began as the policy: leave "
+                "ref_model=None, and train without an adapter (peft_config=None), of which there is nothing to mix."
+            )
         if isinstance(ref_model, str | os.PathLike):
             local_directory(ref_model)  # a misspelt path is told before anything is read
         tokenizer = resolve_tokenizer(model, processing_class, config)
@@ -75,9 +84,11 @@ class DPOTrainer(Trainer):
         reference = assembled.learner
         if ref_model is not None:
             reference = Learner(load_onto(ref_model, assembled.runtime.device, config))
-        train, identity = _with_reference(train, reference, assembled)
-        evaluation, _ = _with_reference(evaluation, reference, assembled)
-        reference.release()
+        identity = f"the policy, {config.ref_model_mixup_alpha:g} of it every {config.ref_model_sync_steps} steps"
+        if not config.sync_ref_model:
+            train, identity = _with_reference(train, reference, assembled)
+            evaluation, _ = _with_reference(evaluation, reference, assembled)
+            reference.release()
         weights = config.loss_weights or [1.0] * len(config.loss_type)
         loss = DPOLoss(
             beta=config.beta,
@@ -89,18 +100,44 @@ class DPOTrainer(Trainer):
             ld_alpha=config.ld_alpha,
             use_weighting=config.use_weighting,
         )
+        weights_kept = FollowingWeights(assembled.learner.model) if config.sync_ref_model else None
+
+        def build(trees: Sequence[Segment]) -> DPOBatch:
+            if weights_kept is None:
+                return dpo_batch(trees)
+            room, autocast = assembled.budget.max_tokens, assembled.runtime.autocast
+            return dpo_batch(asked_now(trees, assembled.learner, weights_kept, max_tokens=room, autocast=autocast))
+
         plan = offline_plan(
-            assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss, identity=identity,
+            assembled, train=train, evaluation=evaluation, build=build, loss=loss, identity=identity,
             needs=loss.needs, watch=_guards(train, assembled, tokenizer),
         )  # fmt: skip
+        if weights_kept is not None:
+            plan = _following(plan, weights_kept, config)
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
+
+
+def _following(plan: Plan, weights: FollowingWeights, config: DPOConfig) -> Plan:
+    """The plan with a reference that moves towards the policy, and is part of a checkpoint."""
+    made = plan.source
+    if made is None:
+        return plan
+
+    def source() -> Source:
+        offline = made()
+        assert isinstance(offline, OfflineSource)
+        return FollowingSource(
+            offline, lambda: weights.follow(config.ref_model_mixup_alpha), steps=config.ref_model_sync_steps
+        )
+
+    return replace(plan, source=source, write_beside=weights.save, read_beside=weights.load)
 
 
 def _guards(train: TreeSet | None, assembled: Assembled, tokenizer: Any) -> Watch:
     config, runtime = assembled.config, assembled.runtime
     assert isinstance(config, DPOConfig)
     guards = OfflineGuards(beta=config.beta)
-    if train is None:
+    if train is None or config.sync_ref_model:  # pairs are named by the log-probabilities of a reference that stays
         return guards
     return naming_pairs(
         guards,

@@ -187,6 +187,8 @@ def test_a_wrong_value_under_an_old_name_names_the_old_one() -> None:
         (DPOConfig, {"ld_alpha": 1.5}, "at most 1"),
         (DPOConfig, {"ld_alpha": 0.5, "loss_type": "sft"}, "no effect on loss_type=sft"),
         (DPOConfig, {"use_weighting": True, "loss_type": "sft"}, "no effect on loss_type=sft"),
+        (DPOConfig, {"ref_model_sync_steps": 5}, "only with sync_ref_model=true"),
+        (DPOConfig, {"sync_ref_model": True, "loss_type": "sft"}, "no effect on loss_type=sft"),
         (DPOConfig, {"reference_free": True}, "CPOConfig has none"),
         (CPOConfig, {"loss_type": "simop"}, "did you mean 'simpo'"),
         (CPOConfig, {"loss_type": "hinge", "label_smoothing": 0.1}, "no effect on loss_type=hinge"),

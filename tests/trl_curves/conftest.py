@@ -7,6 +7,7 @@ afterwards is a difference in what is trained, in how it is averaged, or in the 
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def _curve(trainer: Any) -> Curve:
 def both_curves(
     tmp_path: Path, tiny_tokenizer: Any, tiny_model: Callable[..., Any]
 ) -> Callable[..., tuple[Curve, Curve]]:
-    """`both_curves("sft" | "dpo", rows, settings, ...)` trains twice and returns (TRL's curve, ours)."""
+    """`both_curves("sft" | "dpo" | "cpo", rows, settings, ...)` trains twice and returns (TRL's curve, ours)."""
 
     def run(
         method: str,
@@ -88,8 +89,11 @@ def both_curves(
         for name, library in (("trl", trl), ("ours", posttrain)):
             tokenizer = copy.deepcopy(tiny_tokenizer)
             tokenizer.chat_template = (template_for_trl if name == "trl" else None) or chat_template
-            config_class = getattr(library, f"{method.upper()}Config")
-            trainer_class = getattr(library, f"{method.upper()}Trainer")
+            home = (
+                importlib.import_module(f"trl.experimental.{method}") if (method, name) == ("cpo", "trl") else library
+            )
+            config_class = getattr(home, f"{method.upper()}Config")
+            trainer_class = getattr(home, f"{method.upper()}Trainer")
             chosen_rows = rows_for_trl if name == "trl" and rows_for_trl is not None else rows
             models: dict[str, Any] = {"model": tiny_model(arch), "peft_config": copy.deepcopy(peft_config)}
             if (method, name) == ("dpo", "trl") and peft_config is None:
