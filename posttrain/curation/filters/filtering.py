@@ -16,7 +16,7 @@ from posttrain.curation.card import EXAMPLES, Card
 from posttrain.curation.filters.minhash import bands, found
 from posttrain.curation.filters.sifting import all_steps, sift
 from posttrain.curation.filters.stores import FileStore, ListStore
-from posttrain.curation.filters.weighing import needs_all, scored, weigh
+from posttrain.curation.filters.weighing import check_named, needs_all, scored, weigh
 from posttrain.curation.kinds import same_kind, stream
 from posttrain.curation.output import READ, Output, beside
 from posttrain.curation.progress import counted
@@ -101,6 +101,7 @@ def run_filter(command: FilterCommand, arguments: Sequence[str] = ()) -> Output:
             _sift_into(output, command, fields)
             _describe(output, fields)
         return output
+    check_named(fields)
     parts = beside(path, "parts")
     if STANDARD_INPUT in command.inputs:  # it cannot be known to be the same
         shutil.rmtree(parts, ignore_errors=True)

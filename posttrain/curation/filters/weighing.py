@@ -29,6 +29,18 @@ def needs_all(fields: FilterFields) -> bool:
     return bool(fields.ifd_model or fields.reward or fields.select or fields.keep == "best")
 
 
+def check_named(fields: FilterFields) -> None:
+    """Raises PosttrainError for a reward or a model that is not there: before a million rows are read, not after."""
+    if fields.reward:
+        from posttrain.curation.filters.reward_scores import RewardScorer
+
+        RewardScorer(fields.reward, fields.reward_options).close()
+    for name in filter(None, (fields.ifd_model, fields.embedding_model)):
+        from posttrain.models.loading import load_tokenizer
+
+        load_tokenizer(name)
+
+
 def scored(rows: Iterable[Row], fields: FilterFields) -> Iterator[Row]:
     """The rows with their scores in the provenance, or why there is none (`unscored`)."""
     with ExitStack() as stack:

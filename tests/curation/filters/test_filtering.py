@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from posttrain.config.curation.filter import FilterCommand, FilterFields
 from posttrain.curation.filters import filtering, sifting
 from posttrain.curation.filters.filtering import decontaminate, deduplicate, filter_rows, run_filter, select_diverse
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, PosttrainError
 
 ALL = {
     "refusals": True, "max_repetition": 0.5, "near_duplicates": True, "min_answer_words": 1, "max_answer_words": 60,
@@ -157,6 +157,15 @@ def test_what_is_wrong_with_the_settings_is_said_where_there_are_processes(tmp_p
     with pytest.raises(ConfigError, match="latin"):
         run_filter(command(tmp_path, workers=2, languages=["latim"]))
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_reward_or_a_model_that_is_not_there_is_said_before_rows_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write(tmp_path / "in.jsonl", [{"prompt": "q", "completion": "an answer"}])
+    for wrong in ({"reward": "nonsense"}, {"ifd_model": str(tmp_path / "none")}):
+        with pytest.raises(PosttrainError):
+            run_filter(command(tmp_path, **wrong))
+        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 class Interrupted:
