@@ -26,3 +26,9 @@ def test_it_settles_where_the_kl_is_the_target():
     for _ in range(3000):
         coef = next_kl_coef(coef, 1 / coef, target=4.0, completions=50, horizon=1000)
     assert coef == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_rollout_larger_than_the_horizon_is_no_leap():
+    """Ten horizons at once would take 0.2 to 0.2 (1 - 0.2 x 10) = -0.2: a KL that is rewarded."""
+    assert next_kl_coef(0.2, 0.0, target=6.0, completions=10_000, horizon=1000) == pytest.approx(0.16)
+    assert next_kl_coef(0.2, 60.0, target=6.0, completions=10_000, horizon=1000) == pytest.approx(0.24)
