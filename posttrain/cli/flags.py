@@ -69,8 +69,13 @@ def parse(config: type[Config], arguments: Sequence[str]) -> Given:
         elif _is_override(word):
             given.overrides.append(word)
         else:
-            hint = "--config " + word if word.endswith((".yaml", ".yml")) else f"--model {word}"
-            raise ConfigError(f"{word!r} stands alone; did you mean `{hint}`?")
+            if word.endswith((".yaml", ".yml")):
+                hint = f"did you mean `--config {word}`?"
+            elif "inputs" in config.model_fields:
+                hint = "inputs stand together, before the flags"
+            else:
+                hint = f"did you mean `--model {word}`?"
+            raise ConfigError(f"{word!r} stands alone; {hint}")
     return given
 
 

@@ -92,7 +92,8 @@ def check_inputs(inputs: Sequence[str]) -> None:
     """Raises DataError where no input is named, or one twice."""
     if not inputs:
         raise DataError("no input is named; give one or more files, or - for standard input")
-    twice = [name for number, name in enumerate(inputs) if name in inputs[:number]]
+    files = [name if name == STANDARD_INPUT else str(Path(name).resolve()) for name in inputs]
+    twice = [name for number, name in enumerate(inputs) if files[number] in files[:number]]
     if twice:
         raise DataError(f"{twice[0]!r} is named twice as an input; its rows would count double")
 

@@ -68,6 +68,13 @@ def test_provenance_can_be_left_out(questions: Path, tmp_path: Path) -> None:
     assert len(rows) == 39
 
 
+def test_an_input_behind_the_flags_is_told_where_it_belongs(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "convert", "--output", str(tmp_path / "out.jsonl"), str(questions)]) == 2
+    assert "inputs stand together, before the flags" in capsys.readouterr().err
+
+
 def test_nothing_converted_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows.jsonl").write_text('{"messages": 1}\n{"messages": 2}\n')
     assert main(["data", "convert", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2

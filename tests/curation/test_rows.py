@@ -236,6 +236,9 @@ def test_inputs_that_cannot_be_opened_are_refused_before_anything_is_read(tmp_pa
         read_stream([str(tmp_path)])
     with pytest.raises(DataError, match="named twice"):
         read_stream(["-", "-"])
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="named twice"):
+        read_stream([str(tmp_path / "rows.jsonl"), f"{tmp_path}/./rows.jsonl"])
     with pytest.raises(DataError, match="no input"):
         read_stream([])
     (tmp_path / "twice.csv").write_text("a,a\n1,2")
