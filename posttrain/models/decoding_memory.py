@@ -87,6 +87,8 @@ class RowMemory:
         own = self._own[: self.count]
         own += 1
         self._longest, self._shortest = int(own.max()), int(own.min())
+        if self._longest > self._capacity:  # what is compiled writes where it is told
+            raise IndexError(f"a row of {self._longest} tokens in a memory with room for {self._capacity}")
         self._sizes = torch.from_numpy(own.copy()).to(self._device)
         self._biases: dict[int | None, Tensor | None] = {}
         self._next: dict[int, Tensor] = {}

@@ -26,10 +26,11 @@ from posttrain.models.decoding_step import (
     mlp_matrices,
     plain,
 )
-from posttrain.models.packed import PackedMatrix, packable
+from posttrain.models.packed import PackedMatrix, TiledMatrix, packable
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-LARGEST_HEAD = 1024  # what the code has room for
+LARGEST_HEAD = 1024  # numbers of an attention head, for which the code has room
+HEAD_BYTES = 2**26  # of the vocabulary's matrix that is copied to be packed
 
 
 class _Attention(ctypes.Structure):
@@ -51,7 +52,9 @@ class _Attention(ctypes.Structure):
 def compilable(model: Any) -> bool:
     """Whether the compiled step is to be had here and computes what this model does."""
     head = model.get_output_embeddings()
-    if not fusable(model) or plain(head) is None or not packable(head.weight) or model.dtype != torch.float32:
+    if not fusable(model) or plain(head) is None or not packable(head.weight):
+        return False
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):  # each is read where it lies
         return False
     size = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     silu = getattr(model.config, "hidden_act", None) in ("silu", "swish")
@@ -99,11 +102,16 @@ class NativeStep:
             )
             for layer in self._body.layers
         ]
-        self._head = packed(model.get_output_embeddings())
+        head, bias = matrix(model.get_output_embeddings())
+        large = bias is None and head.numel() * head.element_size() > HEAD_BYTES
+        self._head = TiledMatrix(head) if large else PackedMatrix(head, bias, rows=rows)
         self._buffers: dict[str, Tensor] = {}
 
     def __call__(self, tokens: Tensor, positions: Tensor, memory: RowMemory, how: Mapping[int, How]) -> Tensor:
-        """Logits [count, V] after these tokens [count] at these positions, one for each row of the memory."""
+        """Logits [count, V] after these tokens [count] at these positions, one for each row of the memory.
+
+        The next call may write over them.
+        """
         states = self._body.embed_tokens(tokens).contiguous()
         cos, sin = (table[0].contiguous() for table in self._body.rotary_emb(states, positions[None]))
         extent = memory.extent()
@@ -147,7 +155,7 @@ class NativeStep:
         """A buffer that the next step writes over."""
         held = self._buffers.get(name)
         if held is None or held.shape[0] < rows:
-            held = self._buffers[name] = torch.empty(rows, size)
+            held = self._buffers[name] = torch.empty(rows, size, dtype=torch.float32, device="cpu")
         return held[:rows]
 
 

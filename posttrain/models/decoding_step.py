@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from posttrain.models.decoding_memory import How, RowMemory
+from posttrain.models.packed import TiledMatrix
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model types
 JOINED_BYTES = 2**30  # of weights copied in order to lie together; a larger model's are left where they are
-TILE_BYTES = 2**20  # of the head's weight that a product takes at a time on a CPU, so that it stays in its cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ class FusedStep:
         weights = [m for layer in body.layers for m in (*attention_matrices(layer)[:3], *mlp_matrices(layer)[:2])]
         size = sum(matrix(m)[0].numel() * matrix(m)[0].element_size() for m in weights)
         join = joined if size <= JOINED_BYTES else list
-        self._kept = torch.empty(0, 0)
+        self._tiled = TiledMatrix(self._head.weight) if type(self._head) is nn.Linear else None
         self._layers = [self._layer(layer, join) for layer in body.layers]
 
     def _layer(self, layer: Any, join: Any) -> _Layer:
@@ -133,17 +133,11 @@ class FusedStep:
     def _logits(self, states: Tensor) -> Tensor:
         """What the head gives, on a CPU in tiles of the vocabulary and always into the same memory."""
         head = self._head
-        simple = type(head) is nn.Linear and head.bias is None and states.dtype == head.weight.dtype == torch.float32
+        simple = self._tiled is not None and head.bias is None and states.dtype == head.weight.dtype == torch.float32
         if not simple or states.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return head(states)
-        size = head.weight.shape[0]
-        if self._kept.shape[0] < len(states):
-            self._kept = states.new_empty(len(states), size)
-        logits = self._kept[: len(states)]
-        step = max(64, TILE_BYTES // (4 * head.weight.shape[1]))
-        for first in range(0, size, step):
-            torch.mm(states, head.weight[first : first + step].t(), out=logits[:, first : first + step])
-        return logits
+        assert self._tiled is not None
+        return self._tiled(states)
 
     def _norm(self, states: Tensor, weight: Tensor) -> Tensor:
         wide = states.float()

@@ -12,6 +12,7 @@ from tiny import build_model, build_tokenizer
 from posttrain.models.compiled import SWITCH, compiled
 from posttrain.models.decoding import NAME, Decoder
 from posttrain.models.decoding_check import choose_decoding
+from posttrain.models.decoding_memory import RowMemory
 from posttrain.models.decoding_native import SOURCE, NativeStep, compilable
 from posttrain.models.forest_attention import attention_of
 from posttrain.models.lora import apply_lora
@@ -65,9 +66,21 @@ def test_a_packed_matrix_is_a_linear_layer():
 
 
 @needs_compiler
+def test_a_head_too_large_to_copy_is_used_where_it_lies(monkeypatch):
+    from posttrain.models import decoding_native
+
+    monkeypatch.setattr(decoding_native, "HEAD_BYTES", 0)
+    for found, expected in decode(build_model("qwen2"), "native", shared=True, places=3).values():
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+
+
+@needs_compiler
 def test_it_is_used_for_what_it_computes_and_nothing_else():
     assert compilable(build_model("qwen3"))
     assert not compilable(build_model("qwen3").to(torch.bfloat16))
+    mixed = build_model("qwen3")
+    mixed.model.layers[1].input_layernorm.to(torch.bfloat16)
+    assert not compilable(mixed)
     assert not compilable(build_model("qwen3", hidden_act="gelu"))
     assert not compilable(build_model("gpt2"))
     adapted = apply_lora(build_model("llama"), {"r": 2})
@@ -86,6 +99,33 @@ def test_heads_of_every_size_attend_as_the_model_does(head, window):
     for shared in (True, False):
         for found, expected in decode(model, "native", shared=shared, places=3).values():
             torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+
+
+@needs_compiler
+def test_its_own_memory_is_float32_whatever_new_tensors_are():
+    model = build_model("qwen3")
+    torch.set_default_dtype(torch.float64)
+    try:
+        step = NativeStep(model)
+        assert step._room("normed", 3, 8).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("way", ["native", "fused"])
+def test_nothing_is_written_beyond_a_rows_memory(way):
+    model = build_model("qwen3")
+    if way == "native" and not compilable(model):
+        pytest.skip("no compiler")
+    with torch.no_grad(), attention_of(model, NAME):
+        decoder = Decoder(model, way)
+        (prompt,) = decoder.prefill([[20, 21, 22]])
+        memory = RowMemory(rows=1, new_tokens=2, longest_prompt=3, shared=True, like=prompt)
+        memory.put(0, prompt)
+        for _ in range(2):
+            decoder.step(torch.tensor([30]), memory)
+        with pytest.raises(IndexError, match="a row of 3 tokens in a memory with room for 2"):
+            decoder.step(torch.tensor([30]), memory)
 
 
 @needs_compiler
