@@ -121,6 +121,34 @@ def load_onto(
     return model.to(device)
 
 
+def load_beside(
+    model: Any,
+    device: torch.device,
+    config: TrainingConfig,
+    *,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Data | None] = (),
+    room: int = 0,
+    load: Callable[..., Any] = load_model,
+) -> PreTrainedModel:
+    """Another model that reads what the trained one does, as `load_onto` has it; `name` is the argument it was given as.
+
+    `model_init_kwargs` is for those given by name or path. Raises ModelError and ConfigError that begin with `name`
+    where the model has no room for the tokenizer's tokens or for the rows, with `room` for what is written after them.
+    """
+    named = isinstance(model, str | os.PathLike)
+    loaded = load_onto(
+        model, device, config if named else config.model_copy(update={"model_init_kwargs": None}), load=load
+    )
+    try:
+        check_vocabulary(tokenizer, loaded)
+        check_positions(loaded, *rows, room=room)
+    except (ModelError, ConfigError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return loaded
+
+
 def assemble(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,

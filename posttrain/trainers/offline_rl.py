@@ -22,7 +22,7 @@ from posttrain.models.locating import local_directory
 from posttrain.models.reference import with_reference
 from posttrain.sources.offline import OfflineSource
 from posttrain.sources.weighing import WeighedSet, WeighingPlan, weigh
-from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer
+from posttrain.trainers.assembly import Assembled, assemble, load_beside, resolve_tokenizer
 from posttrain.trainers.checks import rows_per_step
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.offline_rl_evaluation import evaluate_answers
@@ -93,7 +93,12 @@ class OfflineRLTrainer(Trainer):
         )  # fmt: skip
         reference = assembled.learner
         if ref_model is not None:
-            reference = Learner(load_onto(ref_model, assembled.runtime.device, config))
+            reference = Learner(
+                load_beside(
+                    ref_model, assembled.runtime.device, config, name="ref_model", tokenizer=tokenizer,
+                    rows=[train, evaluation],
+                )
+            )  # fmt: skip
         identity = ""
         if asked:
             train, identity = _with_reference(train, reference, assembled)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerState
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from posttrain.config.online import OnlineConfig
 from posttrain.config.training import TrainingConfig
@@ -19,6 +19,7 @@ from posttrain.data.prompts import PromptSet, prompt_set
 from posttrain.engine.step import LossFunction
 from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
+from posttrain.models.loading import load_model
 from posttrain.models.reference import StartingWeights, content_hash, tree_logprobs
 from posttrain.rewards.combination import RewardSet
 from posttrain.rewards.notes import KEYWORDS, RewardNotes, summed
@@ -28,7 +29,7 @@ from posttrain.sources.guards import ALARMS, OnlineGuards
 from posttrain.sources.online import Algorithm, OnlinePlan, OnlineSource
 from posttrain.sources.rollouts import rollout_metrics
 from posttrain.sources.samples import SamplesFile
-from posttrain.trainers.assembly import Assembled, assemble, resolve_tokenizer
+from posttrain.trainers.assembly import Assembled, assemble, load_beside, resolve_tokenizer
 from posttrain.trainers.trainer import Plan
 from posttrain.types import SamplingParams, Segment
 
@@ -102,6 +103,13 @@ class Online:
         together = config.rollout_size(processes) * processes // config.num_generations
         rollouts = math.ceil(config.num_train_epochs * prompts / together)
         return rollouts * config.steps_per_pass(processes) * self.passes
+
+    def load_beside(self, model: Any, *, name: str, load: Callable[..., Any] = load_model) -> PreTrainedModel:
+        """Another model that reads the rollouts, where the policy is; `name` is the argument it was given as."""
+        return load_beside(
+            model, self.assembled.runtime.device, self.config, name=name, tokenizer=self.tokenizer,
+            rows=[self.train], room=self.config.max_completion_length, load=load,
+        )  # fmt: skip
 
     def take_reference(self, reference: Learner) -> None:
         """Takes another model than the policy's start as the reference."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import TaskType
+from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
 
@@ -16,7 +17,6 @@ from posttrain.data.prompts import PromptSet
 from posttrain.engine.optimizers import make_optimizer
 from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
-from posttrain.models.loading import check_vocabulary
 from posttrain.models.locating import local_directory
 from posttrain.models.lora import apply_lora
 from posttrain.models.reference import content_hash
@@ -25,7 +25,6 @@ from posttrain.models.value import ActorCritic, tree_values
 from posttrain.sources.online import OnlinePlan
 from posttrain.sources.per_token import PerToken, PerTokenPlan
 from posttrain.sources.pieces import token_texts
-from posttrain.trainers.assembly import load_onto
 from posttrain.trainers.online import Online
 from posttrain.trainers.trainer import Trainer
 from posttrain.types import Segment
@@ -61,6 +60,7 @@ class PPOTrainer(Trainer):
         if not isinstance(config, PPOConfig):
             raise ConfigError(f"args is a {type(config).__name__}; PPOTrainer takes a PPOConfig of posttrain")
         _check_models(model, ref_model, value_model, config)
+        _check_apart(value_model, ref_model, reward_funcs)
         online = Online(
             model, config, reward_funcs=reward_funcs, train_dataset=train_dataset, eval_dataset=eval_dataset,
             processing_class=processing_class, callbacks=callbacks, peft_config=peft_config,
@@ -68,7 +68,7 @@ class PPOTrainer(Trainer):
         )  # fmt: skip
         assembled, runtime = online.assembled, online.assembled.runtime
         if ref_model is not None:
-            online.take_reference(Learner(load_onto(ref_model, runtime.device, _for(ref_model, config))))
+            online.take_reference(Learner(online.load_beside(ref_model, name="ref_model")))
         learner = ActorCritic(
             online.policy, _value_model(value_model, online, peft_config), detached=config.detach_value_head
         )
@@ -143,19 +143,27 @@ def _check_models(model: Any, ref_model: Any, value_model: Any, config: PPOConfi
         raise ConfigError("ref_model has no effect with kl_coef=0 and track_kl=False; leave it out")
 
 
+def _check_apart(value_model: Any, ref_model: Any, reward_funcs: Any) -> None:
+    """Raises where training the value model would change the reference or a reward."""
+    if not isinstance(value_model, nn.Module):
+        return
+    mine = {id(parameter) for parameter in value_model.parameters()}
+    rewards = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    models = [reward.get("model") if isinstance(reward, Mapping) else reward for reward in rewards]
+    for name, other in (("ref_model", ref_model), *(("a model of reward_funcs", model) for model in models)):
+        if isinstance(other, nn.Module) and any(id(parameter) in mine for parameter in other.parameters()):
+            raise ConfigError(
+                f"value_model shares its weights with {name}, which would change along as it learns. Give value_model "
+                "a path or a copy."
+            )
+
+
 def _value_model(given: Any, online: Online, peft_config: Any) -> Any:
     """The value model with a body of its own, ready to be trained; None for a head on the policy's states."""
     if given is None:
         return None
-    config, device = online.config, online.assembled.runtime.device
-    model = score_model_of(load_onto(given, device, _for(given, config), load=load_score_model))
-    check_vocabulary(online.tokenizer, model)
+    model = score_model_of(online.load_beside(given, name="value_model", load=load_score_model))
     return apply_lora(model, peft_config, task_type=TaskType.SEQ_CLS)
-
-
-def _for(model: Any, config: Any) -> Any:
-    """The configuration to load this model with: what is passed to from_pretrained is for models given by name."""
-    return config if isinstance(model, str | os.PathLike) else config.model_copy(update={"model_init_kwargs": None})
 
 
 def _per_token(config: PPOConfig) -> PerTokenPlan:

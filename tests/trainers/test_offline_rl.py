@@ -312,6 +312,18 @@ def test_arguments_that_do_not_fit_are_named(tmp_path):
         build(tmp_path, ref_model="nowhere/at/all", beta=0.1)
 
 
+def test_a_reference_in_memory_goes_with_options_for_loading_the_model(tmp_path, tiny_model_dir):
+    options = {"attn_implementation": "eager"}
+    trainer = build(
+        tmp_path, model=str(tiny_model_dir("qwen2")), ref_model=build_model("qwen2", seed=9), beta=0.1, max_steps=1,
+        model_init_kwargs=options,
+    )  # fmt: skip
+    trainer.train()
+    assert logs(trainer, "kl")[0] > 0.01
+    with pytest.raises(PosttrainError, match="^ref_model: the tokenizer's ids go up to"):
+        build(tmp_path, ref_model=build_model("qwen2", vocab_size=100), beta=0.1)
+
+
 def history(better, worse, **more):
     return [
         {"step": i + 1, "learning_rate": 1e-3, "loss": -0.1, "logps/better": b, "logps/worse": w, **more}

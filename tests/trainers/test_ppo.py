@@ -175,6 +175,23 @@ class TestBadInput:
         with pytest.raises(ConfigError, match="ref_model is the very model"):
             make(tmp_path, small_ids, model=model, ref_model=model)
 
+    def test_a_value_model_that_is_also_a_reference_or_a_reward(self, tmp_path):
+        other = score_model_of(build_model("qwen2", seed=5))
+        with pytest.raises(ConfigError, match="shares its weights with a model of reward_funcs"):
+            make(tmp_path, [small_ids, other], value_model=other)
+        with pytest.raises(ConfigError, match="shares its weights with a model of reward_funcs"):
+            make(tmp_path, {"name": "reward_model", "model": other}, value_model=other)
+        language_model = build_model("qwen2", seed=5)
+        with pytest.raises(ConfigError, match="shares its weights with ref_model"):
+            make(tmp_path, small_ids, ref_model=language_model, value_model=score_model_of(language_model))
+
+    def test_models_beside_the_policy_that_cannot_read_what_it_writes(self, tmp_path):
+        with pytest.raises(ModelError, match=r"^ref_model: the tokenizer's ids go up to"):
+            make(tmp_path, small_ids, ref_model=build_model("qwen2", vocab_size=100))
+        for name in ("ref_model", "value_model"):
+            with pytest.raises(ConfigError, match=f"^{name}: the longest prompt has"):
+                make(tmp_path, small_ids, **{name: build_model("qwen2", max_position_embeddings=5)})
+
     def test_a_path_that_is_not_there(self, tmp_path):
         with pytest.raises(ModelError):
             make(tmp_path, small_ids, value_model=str(tmp_path / "nowhere"))
