@@ -4,7 +4,8 @@
 
 Needs what `posttrain demo` leaves: the model after SFT and the pairs of its own answers with their correction, "Qwen"
 to "Deep Qwen". Every fifth pair is held out. Data, order, steps and learning rate are the same for all; nothing is
-tuned. For each loss: the share of held-out pairs whose chosen answer is the likelier one, the share of test questions
+tuned. For each loss: the share of held-out pairs whose margin log p(chosen) - log p(rejected) grew, which is what
+`rewards/accuracies` measures, and of those whose chosen answer has become the likelier one; the share of test questions
 about its name that are answered with "Deep Qwen", the share answered in a well-formed sentence, and the retention
 battery. Intervals are 95%, over pairs or questions; with several seeds, over those of all.
 """
@@ -69,26 +70,33 @@ def trained(method: str, settings: Mapping[str, Any], model: str, pairs: Sequenc
     return made
 
 
-def measured(model: Any, tokenizer: Any, held_out: Sequence[Any]) -> Found:
-    """Hits of this model on the held-out pairs, the questions about its name, and the battery."""
+def margins(model: Any, tokenizer: Any, pairs: Sequence[Any]) -> list[float]:
+    """log p(chosen) - log p(rejected) of each pair."""
     from posttrain.data.trees import preference_trees
     from posttrain.engine.runtime import Runtime
-    from posttrain.evaluation.run import evaluate
     from posttrain.models.learner import Learner
     from posttrain.models.reference import tree_logprobs
-    from posttrain.recipes.scoring import TASKS
 
     trees = preference_trees(
-        list(held_out), tokenizer, max_length=256, truncation_mode="keep_start", name="held-out pairs"
+        list(pairs), tokenizer, max_length=256, truncation_mode="keep_start", name="held-out pairs"
     ).trees
     learner = Learner(model)
     rows = tree_logprobs(trees, learner, 2048, Runtime(use_cpu=True).autocast)
     learner.release()
-    hits = 0
-    for tree, row in zip(trees, rows):
-        first = sum(end - begin for begin, end in tree.children[0].trained)
-        hits += sum(row[:first]) > sum(row[first:])
-    found: Found = {"prefers the chosen": (hits, len(trees))}
+    firsts = [sum(end - begin for begin, end in tree.children[0].trained) for tree in trees]
+    return [sum(row[:first]) - sum(row[first:]) for row, first in zip(rows, firsts)]
+
+
+def measured(model: Any, tokenizer: Any, pairs: Sequence[Any], start: Sequence[float]) -> Found:
+    """Hits of this model on the held-out pairs, the questions about its name, and the battery."""
+    from posttrain.evaluation.run import evaluate
+    from posttrain.recipes.scoring import TASKS
+
+    now = margins(model, tokenizer, pairs)
+    found: Found = {
+        "margin grew": (sum(a > b for a, b in zip(now, start)), len(now)),
+        "chosen likelier": (sum(a > 0 for a in now), len(now)),
+    }
     for task in ("identity", "battery"):
         scores = evaluate(model, tokenizer, TASKS[task]()).scores
         for grader, name in (("deep_qwen", '"Deep Qwen"'), ("well_formed", "well formed"), ("correct", "battery")):
@@ -126,14 +134,16 @@ def main() -> None:
     rows = [json.loads(line) for line in (args.demo / "pairs" / "pairs.jsonl").read_text().splitlines()]
     held_out = rows[::HELD_OUT_EVERY]
     pairs = [row for i, row in enumerate(rows) if i % HELD_OUT_EVERY]
-    found = {"before": [measured(*load_model_and_tokenizer(model, device="cpu"), held_out)]}
+    loaded = load_model_and_tokenizer(model, device="cpu")
+    start = margins(*loaded, held_out)
+    found = {"before": [measured(*loaded, held_out, start)]}
+    print(table(found), flush=True)
     for name in args.losses:
         method, settings = LOSSES[name]
         for seed in range(args.seeds):
             trainer = trained(method, settings, model, pairs, seed, args)
-            found.setdefault(name, []).append(measured(trainer.model, trainer.processing_class, held_out))
+            found.setdefault(name, []).append(measured(trainer.model, trainer.processing_class, held_out, start))
         print(table({name: found[name]}).splitlines()[-1], flush=True)
-    print(table(found))
 
 
 if __name__ == "__main__":

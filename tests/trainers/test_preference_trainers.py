@@ -7,7 +7,9 @@ import torch
 from padded_rows import PAIRS
 from tiny import build_model, build_tokenizer
 
+from benchmarks.preference_losses import LOSSES
 from posttrain import CPOConfig, CPOTrainer, DPOConfig, DPOTrainer, ORPOConfig, ORPOTrainer
+from posttrain.algorithms.preference_losses import PREFERENCE_LOSSES
 from posttrain.cli import main as cli
 from posttrain.errors import ConfigError
 
@@ -114,3 +116,10 @@ def test_the_commands(tmp_path, tiny_model_dir, capsys, method):
     ]  # fmt: skip
     assert cli.main(words) == 0
     assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+def test_the_benchmark_compares_every_loss():
+    configs = {"dpo": DPOConfig, "cpo": CPOConfig, "orpo": ORPOConfig}
+    for method, settings in LOSSES.values():
+        configs[method](**settings)
+    assert set(PREFERENCE_LOSSES) <= set(LOSSES)
