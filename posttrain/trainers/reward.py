@@ -89,10 +89,11 @@ def scored_pairs(dataset: Any, tokenizer: Any, max_length: int | None, *, name: 
         rows, tokenizer, max_length=max_length, truncation_mode=None, train_after_stop=True, purpose="A reward model",
         name=name,
     )  # fmt: skip
-    margins = _margins(rows, found.rows) if MARGIN in rows[0] else [None] * len(found)
+    has_margins = any(MARGIN in row for row in rows)  # a row that lacks it has none
+    margins = _margins(rows, found.rows) if has_margins else [None] * len(found)
     report = found.report
     notes = list(report.notes)
-    if MARGIN in rows[0]:
+    if has_margins:
         notes.append("The column 'margin' says by how much the scores of a pair should differ.")
     if (checker := _checker(rows[0], report.ignored_columns)) is not None:
         notes.append(

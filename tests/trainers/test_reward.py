@@ -143,7 +143,7 @@ def test_a_reward_model_is_trained_on_from_its_own_head_and_pad_token(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "error", "said"),
     [
-        ([PAIRS[0], {**PAIRS[1], "margin": 1.0}], None, None),  # a column that the first row lacks is none
+        ([PAIRS[0], {**PAIRS[1], "margin": "much"}], DataError, "the margin is 'much'"),  # the first row lacks it
         ([{**PAIRS[0], "margin": "much"}], DataError, "the margin is 'much'"),
         ([{**PAIRS[0], "margin": float("nan")}], DataError, "the margin is nan"),
         ([{"prompt": "a", "chosen": "b", "rejected": "b"}], DataError, "chosen equals rejected"),
@@ -151,11 +151,17 @@ def test_a_reward_model_is_trained_on_from_its_own_head_and_pad_token(tmp_path):
     ],
 )
 def test_rows_that_cannot_be_learnt_from_are_named(rows, error, said):
-    if error is None:
-        assert len(scored_pairs(rows, build_tokenizer(), None)) == 2
-        return
     with pytest.raises(error, match=said):
         scored_pairs(rows, build_tokenizer(), None)
+
+
+def test_margins_count_in_rows_that_have_one():
+    for rows in ([PAIRS[0], {**PAIRS[1], "margin": 1.5}], [{**PAIRS[1], "margin": 1.5}, PAIRS[0]]):
+        found = scored_pairs(rows, build_tokenizer(), None)
+        margins = reward_batch(found.trees).margin.tolist()
+        assert margins == [row.get("margin", 0.0) for row in rows]
+        assert any("'margin'" in note for note in found.report.notes)
+        assert "margin" not in found.report.ignored_columns
 
 
 def test_pairs_that_are_too_long_are_left_out_whole_and_counted():
