@@ -132,7 +132,7 @@ def load_beside(
     room: int = 0,
     load: Callable[..., Any] = load_model,
 ) -> PreTrainedModel:
-    """Another model that reads what the trained one does, as `load_onto` has it; `name` is the argument it was given as.
+    """Another model that reads what the trained one does, as `load_onto` has it, given as the argument `name`.
 
     `model_init_kwargs` is for those given by name or path. Raises ModelError and ConfigError that begin with `name`
     where the model has no room for the tokenizer's tokens or for the rows, with `room` for what is written after them.

@@ -320,7 +320,7 @@ def test_a_reference_in_memory_goes_with_options_for_loading_the_model(tmp_path,
     )  # fmt: skip
     trainer.train()
     assert logs(trainer, "kl")[0] > 0.01
-    with pytest.raises(PosttrainError, match="^ref_model: the tokenizer's ids go up to"):
+    with pytest.raises(PosttrainError, match=r"^ref_model: the tokenizer's ids go up to"):
         build(tmp_path, ref_model=build_model("qwen2", vocab_size=100), beta=0.1)
 
 
