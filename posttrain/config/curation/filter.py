@@ -105,13 +105,6 @@ class FilterFields(Config):
             return None if text.lower() in ("none", "null", "") else [text]
         return super().parse_field(name, text)
 
-    @field_validator("near_duplicates")
-    @classmethod
-    def _share(cls, value: Any) -> Any:
-        if isinstance(value, float) and not 0.2 <= value <= 1:
-            raise ValueError("from 0.2 to 1")
-        return value
-
     @property
     def near(self) -> float | None:
         """The similarity from which rows are near duplicates, or None."""
@@ -127,6 +120,11 @@ class FilterFields(Config):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         given = self.model_fields_set
+        if isinstance(near := self.near_duplicates, float) and not 0.2 <= near <= 1:
+            yield (
+                "near_duplicates",
+                f"near_duplicates={near:g} must be a similarity from 0.2 to 1, where 1 is the same word pairs",
+            )
         for name, (least, most) in self.limits().items():
             if least is not None and most is not None and least > most:
                 yield f"min_{name}", f"min_{name}={least} is above max_{name}={most}: no row would be left"

@@ -20,9 +20,11 @@ class RewardScorer:
 
         Raises RewardError for a reward that is not known.
         """
+        from posttrain.models.quiet import no_progress_bars
         from posttrain.rewards.combination import RewardSet
 
-        self._rewards = RewardSet([spec(reward, options)])
+        with no_progress_bars():  # of a reward model that is loaded
+            self._rewards = RewardSet([spec(reward, options)])
 
     def close(self) -> None:
         """Ends the processes that the reward holds."""

@@ -11,6 +11,10 @@ BROKEN = (
 DUPLICATES = (
     "A row that is there twice counts twice. Remove the copies with `posttrain data filter INPUT --output FILE`."
 )
+NEAR_DUPLICATES = (
+    "Rows that hardly differ count as often as they stand there. Remove them with `posttrain data filter INPUT --output "
+    "FILE --near_duplicates`; rows made from one template stay with `--near_duplicates 0.8`."
+)
 OVERLAP = (
     "What is measured on these questions says nothing any more. Remove the rows with "
     "`posttrain data filter INPUT --output FILE --decontaminate EVAL`."

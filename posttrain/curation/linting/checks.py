@@ -67,7 +67,7 @@ def resemblance_findings(found: Resemblance, rows: int, limits: Limits) -> Itera
     """Near duplicates, and overlap with evaluation files."""
     if (near := found.near).count:
         level = graded(near.count, rows, limits.near_duplicates)
-        yield _about("near_duplicates", level, near, rows, "nearly repeat an earlier row", advice.DUPLICATES)
+        yield _about("near_duplicates", level, near, rows, "nearly repeat an earlier row", advice.NEAR_DUPLICATES)
     if (overlap := found.overlap).count:
         level = graded(overlap.count, rows, limits.overlap)
         what = f"hold one of the {found.questions:,} evaluation questions"

@@ -219,9 +219,11 @@ def _opened(model: Any, tokenizer: Any, trust_remote_code: bool) -> tuple[Any, A
     if model is None:
         return None, tokenizer
     from posttrain.models.learner import Learner
+    from posttrain.models.quiet import no_progress_bars
 
     if isinstance(model, str):
-        model = load_model(model, trust_remote_code=trust_remote_code)
+        with no_progress_bars():
+            model = load_model(model, trust_remote_code=trust_remote_code)
     return Learner(model), tokenizer
 
 

@@ -1,6 +1,7 @@
 """Filtering as a whole: nothing is lost, order is kept, what is interrupted goes on, and memory and files agree."""
 
 import json
+from pathlib import Path
 
 import datasets
 import pytest
@@ -257,7 +258,6 @@ def test_no_setting_means_the_default_share():
 
 
 REWARD = """
-from pathlib import Path
 
 LOG = Path(__file__).with_name("log.txt")
 
@@ -291,3 +291,8 @@ def test_a_row_whose_columns_hold_something_else_is_rejected_with_the_field():
     assert [(reject["line"], reject["step"], reject["field"]) for reject in report.rejects] == [
         (1, "columns", "completion")
     ]
+
+
+def test_a_similarity_out_of_range_is_refused_with_the_range():
+    with pytest.raises(ConfigError, match=r"near_duplicates=1\.5 must be a similarity from 0\.2 to 1"):
+        FilterFields(near_duplicates=1.5)
