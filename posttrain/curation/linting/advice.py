@@ -12,8 +12,9 @@ DUPLICATES = (
     "A row that is there twice counts twice. Remove the copies with `posttrain data filter INPUT --output FILE`."
 )
 NEAR_DUPLICATES = (
-    "Rows that hardly differ count as often as they stand there. Remove them with `posttrain data filter INPUT --output "
-    "FILE --near_duplicates`; rows made from one template stay with `--near_duplicates 0.8`."
+    "Rows that hardly differ count as often as they stand there. Remove them with "
+    "`posttrain data filter INPUT --output FILE --near_duplicates`; with `--near_duplicates 0.8` rows made from one "
+    "template stay."
 )
 OVERLAP = (
     "What is measured on these questions says nothing any more. Remove the rows with "

@@ -1,7 +1,6 @@
 """Filtering as a whole: nothing is lost, order is kept, what is interrupted goes on, and memory and files agree."""
 
 import json
-from pathlib import Path
 
 import datasets
 import pytest
