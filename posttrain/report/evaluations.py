@@ -28,6 +28,7 @@ class Evaluation:
     label: str
     directory: Path
     step: int | None = None  # of a checkpoint
+    start: str | None = None  # the label of the evaluation of the model that this one started from, where that is known
 
     @cached_property
     def records(self) -> dict[str, list[dict[str, Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +135,11 @@ class Stage:
         return _mapping(self.record.get("summary"))
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """The hash of what the stage read, by field."""
+        return _mapping(_mapping(self.record.get("key")).get("inputs"))
+
+    @property
     def outputs(self) -> dict[str, Any]:
         return _mapping(self.record.get("outputs"))
 
@@ -227,7 +232,7 @@ def read_gate(directory: Path) -> dict[str, Any]:
 
 def _pipeline(path: Path, stages: Sequence[Stage]) -> Subject:
     trainings = tuple(stage.training for stage in stages if stage.training is not None)
-    evaluations = [_stage_evaluation(stage, stages) for stage in stages if holds_evaluation(stage.directory)]
+    evaluations = _stage_evaluations(stages)
     if not evaluations:
         for training in trainings:
             evaluations += [
@@ -273,6 +278,20 @@ def _stages(path: Path) -> list[Stage]:
             (stage.directory / _STAGE).stat().st_mtime_ns,
         ),
     )
+
+
+def _stage_evaluations(stages: Sequence[Stage]) -> list[Evaluation]:
+    """What the stages measured, each with the evaluation of the model that its drift is from."""
+    found: list[Evaluation] = []
+    measured: dict[str, str] = {}  # hash of a model -> the label of its evaluation
+    for stage in stages:
+        if holds_evaluation(stage.directory):
+            evaluation = replace(
+                _stage_evaluation(stage, stages), start=measured.get(str(stage.inputs.get("drift_from")))
+            )
+            found.append(evaluation)
+            measured[str(stage.inputs.get("model"))] = evaluation.label
+    return found
 
 
 def _stage_evaluation(stage: Stage, stages: Sequence[Stage]) -> Evaluation:

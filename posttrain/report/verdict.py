@@ -53,14 +53,22 @@ def compare(before: Evaluation, after: Evaluation, *, over_stages: bool = False)
 
 
 def compared(subject: Subject) -> list[Comparison]:
-    """Each stage of a pipeline with the one before, then the last with all others, for losses that add up.
+    """Each model of a pipeline with the one it started from, else with the one before.
 
-    Of a run, the start with the promoted checkpoint and with the last.
+    Then the last with all others that led to it, for losses that add up. Of a run, the start with the promoted
+    checkpoint and with the last.
     """
     found = subject.evaluations
     if subject.is_pipeline and all(evaluation.step is None for evaluation in found):
-        steps = [compare(before, after) for before, after in pairwise(found)]
-        return steps + [compare(before, found[-1], over_stages=True) for before in found[:-2]]
+        known = {evaluation.label: evaluation for evaluation in found}
+        starts = {
+            after.label: before if after.start is None else known[after.start] for before, after in pairwise(found)
+        }
+        steps = [compare(starts[after.label], after) for after in found[1:]]
+        way = [found[-1]]
+        while way[0].label in starts:
+            way.insert(0, starts[way[0].label])
+        return steps + [compare(before, found[-1], over_stages=True) for before in way[:-2]]
     if len(found) < 2:
         return []
     chosen = promoted(subject.gate, found)

@@ -51,6 +51,23 @@ def test_losses_that_are_sure_only_together_are_named(tmp_path):
     assert found.tone == "bad"
 
 
+def test_models_that_started_from_the_same_one_are_compared_with_it(tmp_path):
+    right = {
+        "base": {"a": [False] * 40}, "sft": {"a": [True] * 20 + [False] * 20}, "good": {"a": [True] * 40},
+        "fair": {"a": [True] * 36 + [False] * 4},
+    }  # fmt: skip
+    path = write_pipeline(tmp_path / "pipeline", right)
+    for name, start in (("sft", "base"), ("good", "sft"), ("fair", "sft")):
+        for stage, inputs in ((f"{start}_scores", {"model": start}), (f"{name}_scores", {"drift_from": start})):
+            record = json.loads((path / stage / "stage.json").read_text())
+            record["key"]["inputs"] |= inputs
+            (path / stage / "stage.json").write_text(json.dumps(record))
+    found = compared(find_subject(path))
+    pairs = [("base", "sft", False), ("sft", "good", False), ("sft", "fair", False), ("base", "fair", True)]
+    assert [(one.before.label, one.after.label, one.over_stages) for one in found] == pairs
+    assert judged(path).sentence.endswith("; nothing was lost for sure.")  # four fewer than another branch is no loss
+
+
 def test_gains_alone_are_good(tmp_path):
     right = {"base": {"a": [False] * 40, "b": [False] * 40}, "sft": {"a": [True] * 40, "b": [True] * 20 + [False] * 20}}
     found = judged(write_pipeline(tmp_path / "pipeline", right))
