@@ -118,6 +118,14 @@ def test_apo_down_lowers_both_answers_and_the_rejected_more():
     assert far[2] > 0
 
 
+@pytest.mark.parametrize("tau", [0.05, 0.2])
+def test_discopop_begins_uphill_where_tau_is_small(tau):
+    grad = gradient(BATCH, "discopop", {"beta": 1.0, "discopop_tau": tau}, torch.tensor([-1.5, -2.5, -1.5]))
+    slope = 0.25 * (1 - math.log(2)) / tau - 0.75  # of (1 - m) log(1 + exp(-x)) + m exp(-x) at x = 0
+    torch.testing.assert_close(grad, torch.tensor([slope, slope, -slope]))
+    assert (slope > 0) == (tau == 0.05)
+
+
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_divergence_has_slope_one_at_the_reference(divergence):
     # f'(u) with f''(1) = 1, save the halved one of Jensen and Shannon
