@@ -27,11 +27,12 @@ def offline_plan(
     needs: tuple[str, ...] = (),
     watch: Watch | None = None,
     identity: str = "",
+    rewards: str = "",
 ) -> Plan:
     """Passes over the trees of `train`, the loss of `evaluation`; watched by `OfflineGuards` unless by another.
 
-    `identity` is the reference model's content hash; `needs` is what the loss asks of the learner
-    beside log-probabilities.
+    `identity` is the reference model's content hash, `rewards` that of what weights were made of; `needs` is what the
+    loss asks of the learner beside log-probabilities.
     """
     config, runtime = assembled.config, assembled.runtime
 
@@ -47,6 +48,7 @@ def offline_plan(
             rank=runtime.rank,
             world_size=runtime.world_size,
             identity=identity,
+            rewards=rewards,
         )
 
     def evaluate() -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,8 @@ from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
 from posttrain.models.locating import local_directory
 from posttrain.models.reference import with_reference
-from posttrain.sources.offline import OfflineSource
 from posttrain.sources.weighing import WeighedSet, WeighingPlan, weigh
 from posttrain.trainers.assembly import Assembled, assemble, load_beside, resolve_tokenizer
-from posttrain.trainers.checks import rows_per_step
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.offline_rl_evaluation import evaluate_answers
 from posttrain.trainers.offline_rl_guards import OfflineRLGuards
@@ -109,10 +107,9 @@ class OfflineRLTrainer(Trainer):
         build = partial(offline_rl_batch, aggregation=config.aggregation)
         plan = offline_plan(
             assembled, train=_as_trees(train), evaluation=_as_trees(evaluation), build=build, loss=loss,
-            watch=OfflineRLGuards(signed=config.loss_type in ("reinforce", "topr")),
+            watch=OfflineRLGuards(signed=config.loss_type in ("reinforce", "topr")), identity=identity,
+            rewards="" if train is None else train.content(),
         )  # fmt: skip
-        if train is not None:
-            plan = replace(plan, source=_source(assembled, train, build, identity))
         if evaluation is not None:
             plan = replace(plan, evaluate=partial(evaluate_answers, assembled, evaluation, build, loss))
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
@@ -143,24 +140,6 @@ def _as_trees(weighed: WeighedSet | None) -> TreeSet | None:
     if weighed is None:
         return None
     return TreeSet(trees=weighed.trees, rows=[row.of.row for row in weighed.rows], report=weighed.report)
-
-
-def _source(
-    assembled: Assembled, train: WeighedSet, build: Callable[..., Any], identity: str
-) -> Callable[[], OfflineSource]:
-    config, runtime = assembled.config, assembled.runtime
-    return lambda: OfflineSource(
-        train.trees,
-        build,
-        rows_per_step=rows_per_step(config, runtime.world_size),
-        seed=config.seed if config.data_seed is None else config.data_seed,
-        strategy=config.train_sampling_strategy,
-        drop_last=config.dataloader_drop_last,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        identity=identity,
-        rewards=train.content(),
-    )
 
 
 def _with_reference(
