@@ -22,9 +22,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _ABOUT = """\
 Usage: posttrain data COMMAND INPUT... --output FILE [flags]
 
-Makes data worth training on. Inputs are .jsonl, .json, .csv, .tsv or .parquet files, also with .gz, saved datasets, or
-- for standard input. Beside the output lie FILE.rejects.jsonl, every row that was left out with its reason, and
-FILE.card.json, what was done. A command that was interrupted goes on where it was when it is given again.
+Makes data worth training on. Inputs are .jsonl, .json, .csv, .tsv or .parquet files, also with .gz, saved
+datasets, or - for standard input. Beside the output lie FILE.rejects.jsonl, every row that was left out with
+its reason, and FILE.card.json, what was done. A command that was interrupted goes on when it is given again.
 
 Commands:
 """

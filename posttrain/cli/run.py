@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ A recipe:
       model: ${{sft.model}}
       train_dataset: pairs.jsonl
 
-Methods: {methods}."""
+{methods}"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or any(word in ("-h", "--help") for word in arguments):
         from posttrain.config.methods import METHODS
 
-        print(_HELP.format(built_in=", ".join(built_in), methods=", ".join(METHODS)))
+        print(_HELP.format(built_in=", ".join(built_in), methods=textwrap.fill(f"Methods: {', '.join(METHODS)}.", 100)))
         return 0
     source, only, overrides = _read(arguments)
     path = built_in[source] if source in built_in and not Path(source).is_file() else Path(source)
