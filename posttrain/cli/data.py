@@ -35,7 +35,11 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         lines = [f"  {name:<{width}}  {help}" for name, (_, help) in COMMANDS.items()]
-        print(_ABOUT + "\n".join([*lines, "", "`posttrain data COMMAND --help` tells more."]))
+        print(_ABOUT + "\n".join([*lines, "", "`posttrain data COMMAND --help` tells more.
+
+Examples:
+  posttrain data lint chat.jsonl --model MODEL --against test.jsonl
+  posttrain data filter chat.jsonl --output clean.jsonl --near_duplicates --decontaminate test.jsonl"]))
         return 0
     name, rest = arguments[0], list(arguments[1:])
     if name == "pairs":  # its module is told which of the two
