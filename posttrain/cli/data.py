@@ -28,6 +28,12 @@ its reason, and FILE.card.json, what was done. A command that was interrupted go
 
 Commands:
 """
+_EXAMPLES = """
+`posttrain data COMMAND --help` tells more.
+
+Examples:
+  posttrain data lint chat.jsonl --model MODEL --against test.jsonl
+  posttrain data filter chat.jsonl --output clean.jsonl --near_duplicates --decontaminate test.jsonl"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,11 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         lines = [f"  {name:<{width}}  {help}" for name, (_, help) in COMMANDS.items()]
-        print(_ABOUT + "\n".join([*lines, "", "`posttrain data COMMAND --help` tells more.
-
-Examples:
-  posttrain data lint chat.jsonl --model MODEL --against test.jsonl
-  posttrain data filter chat.jsonl --output clean.jsonl --near_duplicates --decontaminate test.jsonl"]))
+        print("\n".join([_ABOUT + lines[0], *lines[1:], _EXAMPLES]))
         return 0
     name, rest = arguments[0], list(arguments[1:])
     if name == "pairs":  # its module is told which of the two
