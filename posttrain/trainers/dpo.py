@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -16,15 +14,14 @@ from posttrain.config.dpo import DPOConfig
 from posttrain.data.trees import TreeSet, preference_trees
 from posttrain.engine.alarms import Watch
 from posttrain.errors import ConfigError
-from posttrain.models.learner import Learner
-from posttrain.models.locating import local_directory
-from posttrain.models.reference import FollowingWeights, asked_now, with_reference
+from posttrain.models.reference import FollowingWeights, asked_now
 from posttrain.sources.following import FollowingSource
 from posttrain.sources.offline import OfflineSource
-from posttrain.trainers.assembly import Assembled, assemble, load_onto, resolve_tokenizer
+from posttrain.trainers.assembly import Assembled, assemble, resolve_tokenizer
 from posttrain.trainers.displacement import displaced_pairs, naming_pairs
 from posttrain.trainers.guards import OfflineGuards
 from posttrain.trainers.offline import offline_plan
+from posttrain.trainers.references import attach_reference, check_ref_model, reference_learner
 from posttrain.trainers.trainer import Plan, Trainer
 from posttrain.types import Segment, Source
 
@@ -55,18 +52,12 @@ class DPOTrainer(Trainer):
         config = args or DPOConfig()
         if not isinstance(config, DPOConfig):
             raise ConfigError(f"args is a {type(config).__name__}; DPOTrainer takes a DPOConfig of posttrain")
-        if ref_model is not None and ref_model is model:
-            raise ConfigError(
-                "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
-                "which takes the model as it is now."
-            )
+        check_ref_model(ref_model, model)
         if config.sync_ref_model and (ref_model is not None or peft_config is not None or isinstance(model, PeftModel)):
             raise ConfigError(
                 "sync_ref_model mixes all weights of the policy into a reference that began as the policy: leave "
                 "ref_model=None, and train without an adapter (peft_config=None), of which there is nothing to mix."
             )
-        if isinstance(ref_model, str | os.PathLike):
-            local_directory(ref_model)  # a misspelt path is told before anything is read
         tokenizer = resolve_tokenizer(model, processing_class, config)
 
         def read(dataset: Any, name: str) -> TreeSet | None:
@@ -81,13 +72,11 @@ class DPOTrainer(Trainer):
             model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,
             dropout=not config.disable_dropout,
         )  # fmt: skip
-        reference = assembled.learner
-        if ref_model is not None:
-            reference = Learner(load_onto(ref_model, assembled.runtime.device, config))
+        reference = reference_learner(ref_model, assembled, tokenizer, [train, evaluation])
         identity = f"the policy, {config.ref_model_mixup_alpha:g} of it every {config.ref_model_sync_steps} steps"
         if not config.sync_ref_model:
-            train, identity = _with_reference(train, reference, assembled)
-            evaluation, _ = _with_reference(evaluation, reference, assembled)
+            train, identity = attach_reference(train, reference, assembled)
+            evaluation, _ = attach_reference(evaluation, reference, assembled)
             reference.release()
         weights = config.loss_weights or [1.0] * len(config.loss_type)
         loss = DPOLoss(
@@ -146,22 +135,3 @@ def _guards(train: TreeSet | None, assembled: Assembled, tokenizer: Any) -> Watc
             max_tokens=assembled.budget.max_tokens, autocast=runtime.autocast,
         ),
     )  # fmt: skip
-
-
-def _with_reference(trees: TreeSet | None, reference: Learner, assembled: Assembled) -> tuple[TreeSet | None, str]:
-    if trees is None:
-        return None, ""
-    runtime, config = assembled.runtime, assembled.config
-
-    made, key = with_reference(
-        trees.trees,
-        reference,
-        directory=Path(config.output_dir) / "reference",
-        max_tokens=config.max_tokens_per_pass or 1,
-        autocast=runtime.autocast,
-        precision=str(runtime.autocast_dtype),
-        share=(runtime.rank, runtime.world_size),
-        gather=runtime.gather_objects,
-        quiet=not runtime.is_main,
-    )
-    return replace(trees, trees=made), key

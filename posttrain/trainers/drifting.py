@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class DriftWatch:
         max_new_tokens: int,
     ) -> None:
         self._assembled = assembled
+        asked = repr((list(prompts), list(neutral), max_new_tokens, assembled.config.seed))
+        self.identity = hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()  # of what is asked
         self._last: tuple[int, dict[str, Drift]] | None = None  # a gate may ask for the same step
         self._probe = DriftProbe(
             Moment(learner=assembled.learner, during=start), tokenizer, prompts=prompts, neutral=neutral,

@@ -48,6 +48,7 @@ class Gatekeeper:
         self._assembled, self._tokenizer = assembled, tokenizer
         self._output_dir = Path(assembled.config.output_dir)
         self._start, self._drift = start, drift
+        self.notes: list[str] = []  # what the decision could not take into account
         if drift is None and gate.max_kl is not None:
             raise ConfigError(
                 "the gate's max_kl is measured on answers or on text: none of its tasks is answered in a chat, and it "
@@ -80,7 +81,8 @@ class Gatekeeper:
         """What decides the measurements."""
         seed = self._assembled.config.seed
         tasks = {task.name: task_settings(task, seed) for task in self._tasks}
-        return {"weights": content_hash(self._assembled.learner.model, [], ""), "tasks": tasks}
+        weights = content_hash(self._assembled.learner.model, [], "")
+        return {"weights": weights, "tasks": tasks, "drift": None if self._drift is None else self._drift.identity}
 
     def _metrics(self, results: Sequence[Result]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -102,7 +104,13 @@ class Gatekeeper:
         """The decision over the checkpoints that were measured and are still there, also written to `gate.json`."""
         self.measure(0)  # read, unless the gate was added when the run was resumed
         paths = {int(path.name.split("-")[1]): path for path in checkpoints(self._output_dir)}
-        steps = [step for step in paths if _stored(self._folder(step))]
+        asked = _questions(_stored(self._folder(0)))
+        steps = [step for step in paths if _questions(_stored(self._folder(step))) == asked]
+        if others := sorted(paths.keys() - set(steps)):
+            named = ", ".join(map(str, others))
+            self.notes.append(f"Not decided on, since what the gate asks was not measured of them: steps {named}.")
+        if not steps:
+            raise ConfigError(f"no checkpoint in {self._output_dir} was measured on what the gate asks now")
         grades, left_out = self._grades([0, *steps])
         decision = decide(
             grades[0], [self._checkpoint(n, paths[n], grades[n]) for n in steps], self._gate, left_out=left_out
@@ -135,6 +143,12 @@ class Gatekeeper:
 
     def _folder(self, step: int) -> Path:
         return step_folder(self._output_dir, step)
+
+
+def _questions(measured: Mapping[str, Any]) -> Any:
+    """What was asked of a model, its weights aside; None where nothing was."""
+    made_of = measured.get("made_of")
+    return None if made_of is None else {name: value for name, value in made_of.items() if name != "weights"}
 
 
 def _stored(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,14 +16,12 @@ from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.data.rewarded import RewardedSet, reward_trees
 from posttrain.data.trees import TreeSet
 from posttrain.errors import ConfigError
-from posttrain.models.learner import Learner
-from posttrain.models.locating import local_directory
-from posttrain.models.reference import with_reference
 from posttrain.sources.weighing import WeighedSet, WeighingPlan, weigh
-from posttrain.trainers.assembly import Assembled, assemble, load_beside, resolve_tokenizer
+from posttrain.trainers.assembly import assemble, resolve_tokenizer
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.offline_rl_evaluation import evaluate_answers
 from posttrain.trainers.offline_rl_guards import OfflineRLGuards
+from posttrain.trainers.references import attach_reference, check_ref_model, reference_learner
 from posttrain.trainers.trainer import Trainer
 
 
@@ -56,13 +53,7 @@ class OfflineRLTrainer(Trainer):
             raise ConfigError(
                 f"args is a {type(config).__name__}; OfflineRLTrainer takes an OfflineRLConfig of posttrain"
             )
-        if ref_model is not None and ref_model is model:
-            raise ConfigError(
-                "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
-                "which takes the model as it is now."
-            )
-        if isinstance(ref_model, str | os.PathLike):
-            local_directory(ref_model)  # a misspelt path is told before anything is read
+        check_ref_model(ref_model, model)
         tokenizer = resolve_tokenizer(model, processing_class, config)
 
         def read(dataset: Any, name: str) -> RewardedSet | None:
@@ -89,18 +80,11 @@ class OfflineRLTrainer(Trainer):
             model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,
             dropout=False,
         )  # fmt: skip
-        reference = assembled.learner
-        if ref_model is not None:
-            reference = Learner(
-                load_beside(
-                    ref_model, assembled.runtime.device, config, name="ref_model", tokenizer=tokenizer,
-                    rows=[train, evaluation],
-                )
-            )  # fmt: skip
+        reference = reference_learner(ref_model, assembled, tokenizer, [train, evaluation])
         identity = ""
         if asked:
-            train, identity = _with_reference(train, reference, assembled)
-            evaluation, _ = _with_reference(evaluation, reference, assembled)
+            train, identity = attach_reference(train, reference, assembled)
+            evaluation, _ = attach_reference(evaluation, reference, assembled)
             reference.release()
         self._weighed = train
         loss = OfflineRLLoss(loss_type=config.loss_type, beta=config.beta)
@@ -140,23 +124,3 @@ def _as_trees(weighed: WeighedSet | None) -> TreeSet | None:
     if weighed is None:
         return None
     return TreeSet(trees=weighed.trees, rows=[row.of.row for row in weighed.rows], report=weighed.report)
-
-
-def _with_reference(
-    weighed: WeighedSet | None, reference: Learner, assembled: Assembled
-) -> tuple[WeighedSet | None, str]:
-    if weighed is None:
-        return None, ""
-    runtime, config = assembled.runtime, assembled.config
-    made, key = with_reference(
-        weighed.trees,
-        reference,
-        directory=Path(config.output_dir) / "reference",
-        max_tokens=config.max_tokens_per_pass or 1,
-        autocast=runtime.autocast,
-        precision=str(runtime.autocast_dtype),
-        share=(runtime.rank, runtime.world_size),
-        gather=runtime.gather_objects,
-        quiet=not runtime.is_main,
-    )
-    return replace(weighed, trees=made), key

@@ -211,7 +211,7 @@ class Trainer:
         decided = None if gatekeeper is None else gatekeeper.decide()
         self.decision = self._runtime.gather_objects(decided)[0]
         assert self.decision is not None
-        self.say(self.decision.sentence)
+        self.say(self.decision.sentence, *(gatekeeper.notes if gatekeeper is not None else ()))
         if self.decision.promoted is not None:
             self._read_checkpoint(Path(self.decision.promoted))
 

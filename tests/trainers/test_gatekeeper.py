@@ -131,6 +131,24 @@ def test_a_resumed_run_measures_no_checkpoint_twice(start, tmp_path):
     assert '"weights": "0' not in measured.read_text()
 
 
+def test_checkpoints_that_were_asked_something_else_are_not_decided_on(start, tmp_path, capsys):
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 12
+
+    options = {"num_train_epochs": 1, "save_steps": 10}
+    part = sft(str(start / "model"), tmp_path, BOTH, gate=str(start / "gate.yaml"), **options)
+    part._callbacks.append(Stop())
+    part.train()
+    (start / "other.yaml").write_text("retention: [{task: kept, max_loss: 0.4}]\ntasks: tasks.py:make\n")
+    whole = sft(str(start / "model"), tmp_path, BOTH, gate=str(start / "other.yaml"), **options)
+    whole.train(resume_from_checkpoint=True)
+    assert [one["step"] for one in whole.decision.as_dict()["checkpoints"]] == [20]
+    assert "Not decided on, since what the gate asks was not measured of them: steps 10." in capsys.readouterr().out
+
+
 def test_what_a_gate_cannot_do_is_said_before_training(start, tmp_path):
     with pytest.raises(ConfigError, match="save_strategy='no' writes none"):
         SFTConfig(gate="gate.yaml", save_strategy="no")

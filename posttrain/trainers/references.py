@@ -1,0 +1,65 @@
+"""The `ref_model` of a trainer on a dataset: checked, loaded, and asked once about every tree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.data.trees import TreeSet
+from posttrain.errors import ConfigError
+from posttrain.models.learner import Learner
+from posttrain.models.locating import local_directory
+from posttrain.models.reference import with_reference
+from posttrain.sources.weighing import WeighedSet
+from posttrain.trainers.assembly import Assembled, load_beside
+from posttrain.trainers.checks import Data
+
+Trees = TypeVar("Trees", TreeSet, WeighedSet)
+
+
+def check_ref_model(ref_model: Any, model: Any) -> None:
+    """Raises for a reference that would change along, or a path that is not there, before anything is read."""
+    if ref_model is not None and ref_model is model:
+        raise ConfigError(
+            "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
+            "which takes the model as it is now."
+        )
+    if isinstance(ref_model, str | os.PathLike):
+        local_directory(ref_model)
+
+
+def reference_learner(
+    ref_model: Any, assembled: Assembled, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Data | None]
+) -> Learner:
+    """The learner of `ref_model`; of None the one that is trained, as it is before the first step."""
+    if ref_model is None:
+        return assembled.learner
+    device, config = assembled.runtime.device, assembled.config
+    return Learner(load_beside(ref_model, device, config, name="ref_model", tokenizer=tokenizer, rows=rows))
+
+
+def attach_reference(trees: Trees | None, reference: Learner, assembled: Assembled) -> tuple[Trees | None, str]:
+    """The trees with the reference's log-probabilities at their leaves, and the content hash of what was asked.
+
+    They are computed once and kept in `output_dir/reference`.
+    """
+    if trees is None:
+        return None, ""
+    runtime, config = assembled.runtime, assembled.config
+    made, key = with_reference(
+        trees.trees,
+        reference,
+        directory=Path(config.output_dir) / "reference",
+        max_tokens=config.max_tokens_per_pass or 1,
+        autocast=runtime.autocast,
+        precision=str(runtime.autocast_dtype),
+        share=(runtime.rank, runtime.world_size),
+        gather=runtime.gather_objects,
+        quiet=not runtime.is_main,
+    )
+    return replace(trees, trees=made), key
