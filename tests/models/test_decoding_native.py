@@ -154,7 +154,10 @@ def test_it_writes_what_the_step_in_python_writes(monkeypatch):
 
 def test_without_it_everything_works(tmp_path):
     """With the switch off, and with a cache that cannot be written; a compiler that fails is said, too."""
-    check = "from posttrain.models.compiled import compiled; from posttrain.models.decoding_native import SOURCE; print(compiled(SOURCE))"  # noqa: E501
+    check = (
+        "import sys; from pathlib import Path; from posttrain.models.compiled import compiled; "
+        "print(compiled(Path(sys.argv[1])))"
+    )
     blocked = tmp_path / "file"
     blocked.write_text("")
     failing = tmp_path / "bin"
@@ -168,7 +171,7 @@ def test_without_it_everything_works(tmp_path):
         ({"PATH": str(tmp_path)}, "no C++ compiler"),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", check], capture_output=True, text=True, env=environment, check=True
+            [sys.executable, "-c", check, str(SOURCE)], capture_output=True, text=True, env=environment, check=True
         )
         assert done.stdout.startswith("(None, ")
         assert said in done.stdout

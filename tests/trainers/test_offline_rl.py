@@ -136,7 +136,7 @@ def test_the_anchor_holds_the_policy_near_the_reference(tmp_path):
 
 
 def test_a_reference_is_asked_only_where_the_loss_needs_it(tmp_path, monkeypatch):
-    import posttrain.trainers.offline_rl as room
+    import posttrain.trainers.references as room
 
     calls = []
     plain = room.with_reference
