@@ -9,21 +9,17 @@ from typing import Any, cast
 
 from posttrain.config.base import Config
 from posttrain.config.command import (
-    CPOCommand,
     DPOCommand,
     EmbeddedStage,
     EvaluateStage,
     GRPOCommand,
     OfflineRLCommand,
-    ORPOCommand,
     PPOCommand,
     RewardCommand,
-    SFTCommand,
 )
 from posttrain.config.curation.convert import ConvertStage
 from posttrain.config.curation.filter import FilterStage
 from posttrain.config.curation.lint import LintStage
-from posttrain.config.training import TrainingConfig
 from posttrain.errors import DataError, GateError
 
 
@@ -50,15 +46,7 @@ def train_sft(run: StageRun) -> StageOutcome:
     """The outcome of supervised fine-tuning; its output is the directory of the trained model."""
     from posttrain.trainers.sft import SFTTrainer
 
-    command = cast(SFTCommand, run.fields)
-    trainer = SFTTrainer(
-        model=command.model,
-        args=_training(command.training(), run),
-        train_dataset=command.train_dataset,
-        eval_dataset=command.eval_dataset,
-        peft_config=_adapter(command.peft_settings()),
-    )
-    return _train(trainer, run)
+    return _train(SFTTrainer(**_given(run)), run)
 
 
 def train_dpo(run: StageRun) -> StageOutcome:
@@ -66,40 +54,21 @@ def train_dpo(run: StageRun) -> StageOutcome:
     from posttrain.trainers.dpo import DPOTrainer
 
     command = cast(DPOCommand, run.fields)
-    trainer = DPOTrainer(
-        model=command.model,
-        ref_model=command.ref_model,
-        args=_training(command.training(), run),
-        train_dataset=command.train_dataset,
-        eval_dataset=command.eval_dataset,
-        peft_config=_adapter(command.peft_settings()),
-    )
-    return _train(trainer, run)
+    return _train(DPOTrainer(**_given(run), ref_model=command.ref_model), run)
 
 
 def train_cpo(run: StageRun) -> StageOutcome:
     """The outcome of CPO or SimPO; its output is the directory of the trained model."""
     from posttrain.trainers.reference_free import CPOTrainer
 
-    return _train(CPOTrainer(**_of_pairs(run)), run)
+    return _train(CPOTrainer(**_given(run)), run)
 
 
 def train_orpo(run: StageRun) -> StageOutcome:
     """The outcome of ORPO; its output is the directory of the trained model."""
     from posttrain.trainers.reference_free import ORPOTrainer
 
-    return _train(ORPOTrainer(**_of_pairs(run)), run)
-
-
-def _of_pairs(run: StageRun) -> dict[str, Any]:
-    command = cast(CPOCommand | ORPOCommand, run.fields)
-    return {
-        "model": command.model,
-        "args": _training(command.training(), run),
-        "train_dataset": command.train_dataset,
-        "eval_dataset": command.eval_dataset,
-        "peft_config": _adapter(command.peft_settings()),
-    }
+    return _train(ORPOTrainer(**_given(run)), run)
 
 
 def train_reward(run: StageRun) -> StageOutcome:
@@ -107,13 +76,7 @@ def train_reward(run: StageRun) -> StageOutcome:
     from posttrain.trainers.reward import RewardTrainer
 
     command = cast(RewardCommand, run.fields)
-    trainer = RewardTrainer(
-        model=command.model,
-        args=_training(command.training(), run),
-        train_dataset=command.train_dataset,
-        eval_dataset=command.eval_dataset,
-        peft_config=_adapter(command.peft_settings()),
-    )
+    trainer = RewardTrainer(**_given(run))
     trained = _train(trainer, run)
     if command.eval_dataset is None:
         return trained
@@ -129,14 +92,7 @@ def train_grpo(run: StageRun) -> StageOutcome:
     from posttrain.trainers.grpo import GRPOTrainer
 
     command = cast(GRPOCommand, run.fields)
-    trainer = GRPOTrainer(
-        model=command.model,
-        reward_funcs=command.rewards(),
-        args=_training(command.training(), run),
-        train_dataset=command.train_dataset,
-        eval_dataset=command.eval_dataset,
-        peft_config=_adapter(command.peft_settings()),
-    )
+    trainer = GRPOTrainer(**_given(run), reward_funcs=command.rewards())
     return _with_samples(_train(trainer, run), command.save_samples, run)
 
 
@@ -146,14 +102,7 @@ def train_ppo(run: StageRun) -> StageOutcome:
 
     command = cast(PPOCommand, run.fields)
     trainer = PPOTrainer(
-        model=command.model,
-        reward_funcs=command.rewards(),
-        args=_training(command.training(), run),
-        train_dataset=command.train_dataset,
-        eval_dataset=command.eval_dataset,
-        peft_config=_adapter(command.peft_settings()),
-        ref_model=command.ref_model,
-        value_model=command.value_model,
+        **_given(run), reward_funcs=command.rewards(), ref_model=command.ref_model, value_model=command.value_model
     )
     return _with_samples(_train(trainer, run), command.save_samples, run)
 
@@ -163,15 +112,7 @@ def train_offline_rl(run: StageRun) -> StageOutcome:
     from posttrain.trainers.offline_rl import OfflineRLTrainer
 
     command = cast(OfflineRLCommand, run.fields)
-    trainer = OfflineRLTrainer(
-        model=command.model,
-        ref_model=command.ref_model,
-        args=_training(command.training(), run),
-        train_dataset=command.train_dataset,
-        eval_dataset=command.eval_dataset,
-        peft_config=_adapter(command.peft_settings()),
-    )
-    trained = _train(trainer, run)
+    trained = _train(OfflineRLTrainer(**_given(run), ref_model=command.ref_model), run)
     return replace(trained, outputs={**trained.outputs, "weights": str(run.directory / "weights.jsonl")})
 
 
@@ -326,9 +267,16 @@ def run_method(method: str, run: StageRun) -> StageOutcome:
         return METHODS[method](run)
 
 
-def _training(config: TrainingConfig, run: StageRun) -> Any:
-    """The trainer's arguments, with the stage's own directory."""
-    return config.replace(output_dir=str(run.directory))
+def _given(run: StageRun) -> dict[str, Any]:
+    """What every trainer is given: model, data, adapter, and the arguments with the stage's own directory."""
+    command: Any = run.fields
+    return {
+        "model": command.model,
+        "args": command.training().replace(output_dir=str(run.directory)),
+        "train_dataset": command.train_dataset,
+        "eval_dataset": command.eval_dataset,
+        "peft_config": _adapter(command.peft_settings()),
+    }
 
 
 def _adapter(settings: dict[str, Any] | None) -> Any:
