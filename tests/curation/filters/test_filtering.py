@@ -257,6 +257,7 @@ def test_no_setting_means_the_default_share():
 
 
 REWARD = """
+from pathlib import Path
 
 LOG = Path(__file__).with_name("log.txt")
 
