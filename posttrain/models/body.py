@@ -72,3 +72,34 @@ class Body:
                 for name, value in list(vars(holder).items()) if holder is not None else []:
                     if "drop" in name and isinstance(value, float):
                         setattr(holder, name, 0.0)
+
+
+class BodyLearner(nn.Module):
+    """What learners of one model have in common: `model`, its body, and what is asked of both. Subclasses read it."""
+
+    def __init__(self, model: Any, *, layout: str | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.body = Body(model, layout=layout)
+
+    @property
+    def layout(self) -> Layout:
+        """How forests are laid out for the model."""
+        return self.body.layout
+
+    @property
+    def layout_note(self) -> str:
+        """Why it is not the first of the layouts; empty where it is."""
+        return self.body.layout_note
+
+    def release(self) -> Any:
+        """The model with the attention and the modules it came with; the next forward takes over again."""
+        return self.body.release()
+
+    def recompute_activations(self, **options: Any) -> None:
+        """Trades time for memory: activations are computed again in the backward pass."""
+        self.body.recompute_activations(**options)
+
+    def switch_off_dropout(self) -> None:
+        """Sets every dropout of the model to 0, that of the attention and of an adapter included."""
+        self.body.switch_off_dropout()

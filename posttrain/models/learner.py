@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posttrain.models.body import Body
+from posttrain.models.body import BodyLearner
 from posttrain.models.heads import Chosen, chosen_logprobs, log_collision
-from posttrain.models.layouts import Laid, Layout, probe
+from posttrain.models.layouts import Laid, probe
 from posttrain.models.recomputed import recomputing
 from posttrain.types import Outputs, TokenForest
 
 
-class Learner(nn.Module):
+class Learner(BodyLearner):
     """Backbone and head in one module; only its forward is called, so that DDP and FSDP2 can wrap it.
 
     At construction the layout is chosen (`Body`), and the fused head is compared with the model's own
@@ -23,38 +23,14 @@ class Learner(nn.Module):
     """
 
     def __init__(self, model: Any, *, layout: str | None = None) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, layout=layout)
         self.temperature = 1.0  # log-probabilities and entropy are those of softmax(logits / temperature)
-        self.body = Body(model, layout=layout)
         self.fused_head = self._head_is_a_matrix()
-
-    @property
-    def layout(self) -> Layout:
-        """How forests are laid out for the model."""
-        return self.body.layout
-
-    @property
-    def layout_note(self) -> str:
-        """Why it is not the first of the layouts; empty where it is."""
-        return self.body.layout_note
 
     @property
     def head_note(self) -> str:
         """What makes log-probabilities of hidden states, in two words."""
         return "fused head" if self.fused_head else "own head"
-
-    def release(self) -> Any:
-        """The model with the attention and the modules it came with; the next forward takes over again."""
-        return self.body.release()
-
-    def recompute_activations(self, **options: Any) -> None:
-        """Trades time for memory: activations are computed again in the backward pass."""
-        self.body.recompute_activations(**options)
-
-    def switch_off_dropout(self) -> None:
-        """Sets every dropout of the model to 0, that of the attention and of an adapter included."""
-        self.body.switch_off_dropout()
 
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
         """Outputs at the M trained tokens.

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.errors import ModelError
-from posttrain.models.body import Body
-from posttrain.models.layouts import Layout, probe
+from posttrain.models.body import BodyLearner
+from posttrain.models.layouts import probe
 from posttrain.types import Outputs, TokenForest
 
 
-class ScoreLearner(nn.Module):
+class ScoreLearner(BodyLearner):
     """Backbone and score head in one module; only its forward is called, so that DDP and FSDP2 can wrap it.
 
     At construction its scores are compared with those of the model's own forward; ModelError where they differ, and
@@ -27,43 +27,19 @@ class ScoreLearner(nn.Module):
     """
 
     def __init__(self, model: Any, *, layout: str | None = None) -> None:
-        super().__init__()
-        self.model = model
         plain = model.get_base_model() if hasattr(model, "peft_config") else model
         if not isinstance(getattr(plain, "score", None), nn.Module) or plain.config.num_labels != 1:
             raise ModelError(
                 f"{type(plain).__name__} has no score head of one number. Load it with load_score_model, or as "
                 "AutoModelForSequenceClassification with num_labels=1."
             )
-        self.body = Body(model, layout=layout)
+        super().__init__(model, layout=layout)
         self._compare()
-
-    @property
-    def layout(self) -> Layout:
-        """How forests are laid out for the model."""
-        return self.body.layout
-
-    @property
-    def layout_note(self) -> str:
-        """Why it is not the first of the layouts; empty where it is."""
-        return self.body.layout_note
 
     @property
     def head_note(self) -> str:
         """What reads the hidden states, in two words."""
         return "score head"
-
-    def release(self) -> Any:
-        """The model with the attention and the modules it came with; the next forward takes over again."""
-        return self.body.release()
-
-    def recompute_activations(self, **options: Any) -> None:
-        """Trades time for memory: activations are computed again in the backward pass."""
-        self.body.recompute_activations(**options)
-
-    def switch_off_dropout(self) -> None:
-        """Sets every dropout of the model to 0, that of the attention and of an adapter included."""
-        self.body.switch_off_dropout()
 
     def forward(self, forest: TokenForest, needs: Sequence[str] = ()) -> Outputs:
         """Outputs with `scores` [Q]. `needs` is taken as every learner takes it; there is nothing else to give."""
