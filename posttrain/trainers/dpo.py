@@ -11,16 +11,17 @@ from transformers import TrainerCallback
 
 from posttrain.algorithms.dpo import DPOBatch, DPOLoss, dpo_batch
 from posttrain.config.dpo import DPOConfig
-from posttrain.data.trees import TreeSet, preference_trees
+from posttrain.data.trees import TreeSet
 from posttrain.engine.alarms import Watch
 from posttrain.errors import ConfigError
 from posttrain.models.reference import FollowingWeights, asked_now
 from posttrain.sources.following import FollowingSource
 from posttrain.sources.offline import OfflineSource
-from posttrain.trainers.assembly import Assembled, assemble, resolve_tokenizer
+from posttrain.trainers.assembly import Assembled, resolve_tokenizer
 from posttrain.trainers.displacement import displaced_pairs, naming_pairs
 from posttrain.trainers.guards import OfflineGuards
 from posttrain.trainers.offline import offline_plan
+from posttrain.trainers.pairs import assemble_pairs
 from posttrain.trainers.references import attach_reference, check_ref_model, reference_learner
 from posttrain.trainers.trainer import Plan, Trainer
 from posttrain.types import Segment, Source
@@ -59,19 +60,9 @@ class DPOTrainer(Trainer):
                 "ref_model=None, and train without an adapter (peft_config=None), of which there is nothing to mix."
             )
         tokenizer = resolve_tokenizer(model, processing_class, config)
-
-        def read(dataset: Any, name: str) -> TreeSet | None:
-            if dataset is None:
-                return None
-            return preference_trees(
-                dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode, name=name
-            )
-
-        train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
-        assembled = assemble(
-            model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,
-            dropout=not config.disable_dropout,
-        )  # fmt: skip
+        assembled, train, evaluation = assemble_pairs(
+            model, tokenizer, config, train_dataset, eval_dataset, peft_config=peft_config, callbacks=callbacks
+        )
         reference = reference_learner(ref_model, assembled, tokenizer, [train, evaluation])
         identity = f"the policy, {config.ref_model_mixup_alpha:g} of it every {config.ref_model_sync_steps} steps"
         if not config.sync_ref_model:

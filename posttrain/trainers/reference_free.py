@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from posttrain.algorithms.dpo import DPOLoss, dpo_batch
 from posttrain.config.pairs import PairConfig
 from posttrain.config.reference_free import CPOConfig, ORPOConfig
-from posttrain.data.trees import TreeSet, preference_trees
 from posttrain.errors import ConfigError
-from posttrain.trainers.assembly import Assembled, assemble, resolve_tokenizer
+from posttrain.trainers.assembly import Assembled, resolve_tokenizer
 from posttrain.trainers.offline import offline_plan
+from posttrain.trainers.pairs import assemble_pairs
 from posttrain.trainers.trainer import Plan, Trainer
 
 
@@ -98,17 +98,7 @@ def _without_reference(
     callbacks: Sequence[TrainerCallback] | None,
 ) -> tuple[Assembled, Plan, PreTrainedTokenizerBase]:
     tokenizer = resolve_tokenizer(model, processing_class, config)
-
-    def read(dataset: Any, name: str) -> TreeSet | None:
-        if dataset is None:
-            return None
-        return preference_trees(
-            dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode, name=name
-        )
-
-    train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
-    assembled = assemble(
-        model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,
-        dropout=not config.disable_dropout,
-    )  # fmt: skip
+    assembled, train, evaluation = assemble_pairs(
+        model, tokenizer, config, train_dataset, eval_dataset, peft_config=peft_config, callbacks=callbacks
+    )
     return assembled, offline_plan(assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss), tokenizer
