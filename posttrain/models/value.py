@@ -52,6 +52,11 @@ class ActorCritic(nn.Module):
         return self.policy.model
 
     @property
+    def layout_note(self) -> str:
+        """Why the value model's layout is not the first one; empty where it is."""
+        return self._body.layout_note
+
+    @property
     def shared(self) -> bool:
         """Whether the value model is a head on the policy's states."""
         return self.value_model is None

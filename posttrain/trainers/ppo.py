@@ -120,6 +120,8 @@ class PPOTrainer(Trainer):
         count = sum(parameter.numel() for parameter in learner.value_parameters())
         what = "a head on the policy's states" if learner.shared else "a model of its own"
         self.say(f"the value model is {what}, {count:,} parameters trained")
+        if not learner.shared and learner.layout_note:
+            self.say(f"the value model: {learner.layout_note}")
         if online.sampler.note:
             self.say(online.sampler.note)
 
