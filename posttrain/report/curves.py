@@ -16,11 +16,12 @@ _EVALUATION = "eval_"
 _LOSS = {
     "sft": "Nats per trained token: how surprised the model is by the answers it learns from. Falling is learning; a "
     "fall to nothing is learning by heart.",
-    "dpo": "What the training minimises. Without further terms it starts at ln 2 = 0.693, where policy and reference "
-    "are the same.",
+    "dpo": "What the training minimises. The loss of DPO, without further terms, starts at ln 2 = 0.693, where policy "
+    "and reference are the same; other losses start elsewhere.",
     "reward": "What the training minimises. It starts at ln 2 = 0.693, where the model prefers neither answer of a "
     "pair; a margin or the centring of scores raises it.",
-    "grpo": "No measure of progress here: the advantages of a group sum to zero. Watch the reward instead.",
+    "grpo": "No measure of progress here: advantages say better or worse than expected, and sum to nothing. Watch the "
+    "reward instead.",
 }
 
 

@@ -144,7 +144,7 @@ def _written(path: Path, text: str) -> Path:
 
 def _table(found: Separability) -> str:
     """The areas of the classifiers, a line each."""
-    of = f"{found.used:,}" + (f" drawn from {found.pairs:,}" if found.used < found.pairs else "")
+    of = f"{found.used:,}" + (f" of {found.pairs:,}" if found.used < found.pairs else "")
     what = "chosen and rejected" if found.paired else "good and bad answers"
     lines = [
         f"Can {what} be told apart without the prompt? {of} {'pairs' if found.paired else 'answers'}, "
