@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ class StageRun:
     resume: bool = False  # go on from the last checkpoint in the directory
     say: Callable[[str], None] = print
     progress: Callable[[str, int, int], None] | None = None  # told what is counted, how far it is, and the total
+    callbacks: Sequence[Any] = ()  # TrainerCallbacks for a method that trains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +277,7 @@ def _given(run: StageRun) -> dict[str, Any]:
         "train_dataset": command.train_dataset,
         "eval_dataset": command.eval_dataset,
         "peft_config": _adapter(command.peft_settings()),
+        "callbacks": list(run.callbacks),
     }
 
 
