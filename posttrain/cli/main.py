@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("posttrain.cli.evaluate", "run", "measure a model on tasks: files, definitions, benchmarks"),
     "compare": ("posttrain.cli.compare", "run", "two models on the same questions, and a gate that decides"),
     "report": ("posttrain.cli.report", "run", "one page on a run or pipeline: gains, losses, curves, answers"),
+    "config": ("posttrain.cli.config", "run", "what a field is, schemas for editors, files of other tools"),
     "doctor": ("posttrain.cli.doctor", "run", "versions, device and threads, and what is missing"),
 }
 

@@ -19,7 +19,7 @@ from posttrain.errors import ConfigError, nearest
 _TOP = ("name", "description", "output_dir", "seed", "after", "stages")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_SET_BY_RUNNER = {
+SET_BY_RUNNER = {
     "output_dir": "a stage writes to its own directory under the recipe's output_dir",
     "resume_from_checkpoint": "a stage that was interrupted is resumed without being told",
 }
@@ -164,7 +164,7 @@ def _stages(values: Mapping[str, Any], lines: Lines, source: str, before: Sequen
             key: f"{place}, stage {name!r}" for key in METHODS[method].fields.model_fields if key not in fields
         }
         stages.append(Stage(name=name, method=method, values=fields, places=places))
-        for key, why in _SET_BY_RUNNER.items():
+        for key, why in SET_BY_RUNNER.items():
             if key in fields:
                 raise ConfigError(f"{places[key]}: leave {key} out: {why}")
     return stages
@@ -184,7 +184,7 @@ def _override(values: dict[str, Any], stages: list[Stage], overrides: Sequence[s
         elif first in names and field:
             at = names.index(first)
             field = field.replace("-", "_")
-            if field.split(".")[0] in (*_SET_BY_RUNNER, "name", "method"):
+            if field.split(".")[0] in (*SET_BY_RUNNER, "name", "method"):
                 raise ConfigError(f"{place}: {field} is set in the recipe, not by an override")
             changed = dict(stages[at].values)
             set_dotted(changed, field, stages[at].shape.fields.parse_field(field, text), place)
