@@ -274,6 +274,7 @@ class Outputs:
     correct: Tensor | None = None  # [M] bool, the token was the most likely one
     entropy: Tensor | None = None  # [M] float32 nats, where asked for; has a gradient only as "entropy_grad"
     log_collision: Tensor | None = None  # [M] float32, log sum_v p_v^2, where asked for; without a gradient
+    mean_logprobs: Tensor | None = None  # [M] float32, mean of log p_v over the vocabulary, where asked for
     values: Tensor | None = None  # [M] float32, the value model's estimate at each predictor
     scores: Tensor | None = None  # [Q] float32, the score head's output at each end
     end_values: Tensor | None = None  # [Q] float32, the value model's estimate after each end

@@ -1,16 +1,18 @@
 """`SFTConfig`: supervised fine-tuning."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
 
 from posttrain.config import names
 from posttrain.config.base import option
-from posttrain.config.training import TrainingConfig
+from posttrain.config.dataset import DatasetConfig
 
 _ROWS = "Rows"
 
 
-class SFTConfig(TrainingConfig):
+class SFTConfig(DatasetConfig):
     """The fields of supervised fine-tuning, with TRL's names and defaults.
 
     Deviation: `assistant_only_loss` unset trains assistant turns of conversations; TRL's default, all tokens,
@@ -21,13 +23,6 @@ class SFTConfig(TrainingConfig):
     fixed: ClassVar = names.SFT_FIXED
     no_effect: ClassVar = names.SFT_NO_EFFECT
     unsupported: ClassVar = names.SFT_UNSUPPORTED
-    unsupported_values: ClassVar = {
-        **TrainingConfig.unsupported_values,
-        "loss_type": {
-            "dft": "dynamic fine-tuning is not offered yet; use nll",
-            "chunked_nll": "nll computes the same without a full logit table; use nll",
-        },
-    }
 
     learning_rate: float = option(2e-5, "Peak learning rate.", group="The step", ge=0)
     max_length: int | None = option(1024, "Tokens a row is cut to; none = no limit.", group=_ROWS, ge=2)
@@ -50,7 +45,23 @@ class SFTConfig(TrainingConfig):
     )
     eos_token: str | None = option(None, "End of a sequence; none = the tokenizer's.", group=_ROWS)
     pad_token: str | None = option(None, "Padding for generation; none = the tokenizer's.", group=_ROWS)
-    loss_type: Literal["nll"] = option("nll", "Negative log-likelihood.", group="The step")
+    loss_type: Literal["nll", "dft"] = option(
+        "nll",
+        "Negative log-likelihood, or dynamic fine-tuning: the same times the token's own probability.",
+        group="The step",
+    )
+    label_smoothing_factor: float = option(
+        0.0, "Share of a token's loss that is the mean over the whole vocabulary.", group="The step", ge=0, lt=1
+    )
+    neftune_noise_alpha: float | None = option(
+        None, "Scale of the noise on the embeddings in training (NEFTune; 5 to 15); none = none.", group="The step",
+        ge=0,
+    )  # fmt: skip
+
+    @field_validator("loss_type", mode="before")
+    @classmethod
+    def _alias(cls, value: Any) -> Any:
+        return "nll" if value == "chunked_nll" else value  # TRL's old name of the same loss
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -59,4 +70,10 @@ class SFTConfig(TrainingConfig):
                 "completion_only_loss",
                 "completion_only_loss=True trains completions only, assistant_only_loss=False everything; "
                 "leave one unset",
+            )
+        if self.label_smoothing_factor and self.loss_type != "nll":
+            yield (
+                "label_smoothing_factor",
+                f"label_smoothing_factor smooths the likelihood and has no effect on loss_type={self.loss_type}; leave "
+                "one out",
             )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from posttrain.errors import ModelError
 from posttrain.models.layouts import LAYOUTS, Laid, Layout, choose_layout
+from posttrain.models.noise import EmbeddingNoise
 from posttrain.models.recomputed import recomputing
 from posttrain.models.stand_ins import StandIns
 from posttrain.types import TokenForest
@@ -36,13 +37,17 @@ class Body:
             raise ModelError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
         self._own_attention = self.plain.config._attn_implementation
         self.stand_ins = StandIns(self.plain)
+        self.noise: EmbeddingNoise | None = None
 
     def lay(self, forest: TokenForest) -> Laid:
         """The forest laid out, and the model ready for it."""
         if self.layout.attention and self.plain.config._attn_implementation != self.layout.attention:
             self.plain.set_attn_implementation(self.layout.attention)
         self.stand_ins.put_on()
-        return self.layout.lay(forest)
+        laid = self.layout.lay(forest)
+        if self.noise is not None:
+            self.noise.expect(laid.inputs)
+        return laid
 
     def hidden(self, laid: Laid, places: Tensor) -> Tensor:
         """[K, H]: the decoder's last states at `places` [K] of the laid forest.
@@ -56,12 +61,18 @@ class Body:
     def release(self) -> Any:
         """The model with the attention and the modules it came with; the next `lay` takes over again."""
         self.stand_ins.take_off()
+        if self.noise is not None:
+            self.noise.take_off()
         self.plain.set_attn_implementation(self._own_attention)
         return self.model
 
     def recompute_activations(self, **options: Any) -> None:
         """Trades time for memory: activations are computed again in the backward pass."""
         self.plain.activation_checkpointing_enable({"use_reentrant": False, **options})
+
+    def disturb_embeddings(self, alpha: float) -> None:
+        """Adds noise to the embeddings in training from now on (`EmbeddingNoise`)."""
+        self.noise = EmbeddingNoise(self.plain.get_input_embeddings(), alpha)
 
     def switch_off_dropout(self) -> None:
         """Sets every dropout of the model to 0, that of the attention and of an adapter included."""
@@ -99,6 +110,10 @@ class BodyLearner(nn.Module):
     def recompute_activations(self, **options: Any) -> None:
         """Trades time for memory: activations are computed again in the backward pass."""
         self.body.recompute_activations(**options)
+
+    def disturb_embeddings(self, alpha: float) -> None:
+        """Adds noise to the embeddings in training from now on (`EmbeddingNoise`)."""
+        self.body.disturb_embeddings(alpha)
 
     def switch_off_dropout(self) -> None:
         """Sets every dropout of the model to 0, that of the attention and of an adapter included."""

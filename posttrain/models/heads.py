@@ -9,7 +9,9 @@ whatever the model's dtype. Three exact ways, chosen by shape alone:
 - otherwise tiles over the vocabulary, recomputed in the backward.
 
 The entropy `H = -sum_v p_v log p_v` is differentiable where that is asked for: with `g` and `e` from above for the
-log-probability and the entropy, `dL/dz_v = g (1[v = target] - p_v) - e p_v (log p_v + H)`.
+log-probability and the entropy, `dL/dz_v = g (1[v = target] - p_v) - e p_v (log p_v + H)`. The vocabulary's mean
+log-probability is its mean logit less `log sum_v exp z_v`; with `t` from above for that logarithm, the `g` before `p_v`
+becomes `g - t`.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Chosen:
     logprobs: Tensor  # [M] float32, differentiable
     correct: Tensor  # [M] bool, the chosen token had the largest logit
     entropy: Tensor | None  # [M] float32 nats of the whole distribution; where asked for
+    mean_logprobs: Tensor | None = None  # [M] float32, mean of log p_v over the vocabulary, differentiable; likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class _Wanted:
 
     entropy: bool
     entropy_grad: bool
+    log_total: bool
     temperature: float
     tile_bytes: int
 
@@ -55,6 +59,7 @@ def chosen_logprobs(
     temperature: float = 1.0,
     entropy: bool = False,
     entropy_grad: bool = False,
+    mean_logprobs: bool = False,
     keep_bytes: int = KEEP_BYTES,
     tile_bytes: int = TILE_BYTES,
 ) -> Chosen:
@@ -77,10 +82,18 @@ def chosen_logprobs(
     with torch.autocast(hidden.device.type, enabled=False):
         differentiable = entropy_grad and torch.is_grad_enabled()
         wanted = _Wanted(
-            entropy=entropy or entropy_grad, entropy_grad=differentiable, temperature=temperature, tile_bytes=tile_bytes
-        )
-        logprobs, correct, nats = way.apply(hidden, weight, bias, targets, wanted)
-    return Chosen(logprobs=logprobs, correct=correct, entropy=nats)
+            entropy=entropy or entropy_grad, entropy_grad=differentiable, log_total=mean_logprobs,
+            temperature=temperature, tile_bytes=tile_bytes,
+        )  # fmt: skip
+        logprobs, correct, nats, log_total = way.apply(hidden, weight, bias, targets, wanted)
+        mean = _mean_logit(hidden, weight, bias, temperature) - log_total if mean_logprobs else None
+    return Chosen(logprobs=logprobs, correct=correct, entropy=nats, mean_logprobs=mean)
+
+
+def _mean_logit(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """[M] float32: the mean of a row's logits, which one product with the mean of the weight's rows gives."""
+    mean = hidden.float() @ weight.mean(dim=0, dtype=torch.float32)
+    return (mean if bias is None else mean + bias.mean(dtype=torch.float32)) / temperature
 
 
 @torch.no_grad()
@@ -139,6 +152,9 @@ def _spread(probabilities: Tensor, grad: Tensor, grad_entropy: Tensor, entropy: 
     return probabilities
 
 
+_Results = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # log-probability, correct, entropy, log of the sum
+
+
 class _Softmax:
     """Row statistics of logits that are exponentiated in place: after `take`, the buffer holds exp(z - max z)."""
 
@@ -146,6 +162,7 @@ class _Softmax:
         self.targets = targets
         rows, device = targets.shape[0], targets.device
         self.totals = torch.empty(rows, dtype=torch.float32, device=device)  # sum of exp(z - max)
+        self.largest = torch.empty(rows, dtype=torch.float32, device=device)
         self.logprobs = torch.empty(rows, dtype=torch.float32, device=device)
         self.correct = torch.empty(rows, dtype=torch.bool, device=device)
         self.entropy = torch.empty(rows, dtype=torch.float32, device=device) if want_entropy else None
@@ -160,16 +177,16 @@ class _Softmax:
             shifted = part.clone() if self.entropy is not None else None
             part.exp_()
             total = part.sum(dim=1)
-            self.totals[place] = total
+            self.totals[place], self.largest[place] = total, largest
             self.logprobs[place] = chosen - total.log()
             self.correct[place] = chosen >= 0
             if self.entropy is not None and shifted is not None:
                 # H = log T - sum e^z z / T; 0 * -inf, a token with no mass at all, counts as 0
                 self.entropy[place] = total.log() - shifted.mul_(part).nan_to_num_(0.0).sum(dim=1) / total
 
-    def results(self, ctx: Any, wanted: _Wanted) -> tuple[Tensor, Tensor, Tensor | None]:
+    def results(self, ctx: Any, wanted: _Wanted) -> _Results:
         _mark(ctx, wanted, self.correct, self.entropy)
-        return self.logprobs, self.correct, self.entropy
+        return self.logprobs, self.correct, self.entropy, self.largest + self.totals.log() if wanted.log_total else None
 
 
 def _mark(ctx: Any, wanted: _Wanted, correct: Tensor, entropy: Tensor | None) -> None:
@@ -183,7 +200,7 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: _Wanted
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> _Results:
         softmax = _Softmax(targets, wanted.entropy)
         needed = ctx.needs_input_grad[0]
         gradient = weight[targets].float() if needed else None
@@ -202,15 +219,18 @@ class _FrozenHead(torch.autograd.Function):
                     logits.div_(total[:, None]), torch.zeros_like(total), torch.ones_like(total), softmax.entropy[rows]
                 )
                 of_entropy[rows] = torch.mm(logits.to(weight.dtype), weight).float()
-        ctx.save_for_backward(gradient, of_entropy)
+        ctx.save_for_backward(gradient, of_entropy, *((weight, targets) if wanted.log_total else ()))
         ctx.dtype, ctx.temperature = hidden.dtype, wanted.temperature
         return softmax.results(ctx, wanted)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Any, grad_entropy: Tensor | None) -> Any:
-        gradient, of_entropy = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: Any, grad_entropy: Tensor | None, grad_total: Tensor | None) -> Any:
+        gradient, of_entropy, *head = ctx.saved_tensors
         total = gradient * (grad / ctx.temperature)[:, None]
+        if grad_total is not None:
+            weight, targets = head
+            total += (weight[targets].float() - gradient) * (grad_total / ctx.temperature)[:, None]
         if of_entropy is not None and grad_entropy is not None:
             total += of_entropy * (grad_entropy / ctx.temperature)[:, None]
         return total.to(ctx.dtype), None, None, None, None
@@ -222,7 +242,7 @@ class _KeptProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: _Wanted
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> _Results:
         softmax = _Softmax(targets, wanted.entropy)
         buffer = hidden.new_empty(hidden.shape[0], weight.shape[0], dtype=torch.float32)
         for rows in _row_tiles(hidden.shape[0], weight.shape[0], wanted.tile_bytes):
@@ -234,16 +254,17 @@ class _KeptProbabilities(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Any, grad_entropy: Tensor | None) -> Any:
+    def backward(ctx: Any, grad: Tensor, _: Any, grad_entropy: Tensor | None, grad_total: Tensor | None) -> Any:
         hidden, weight, bias, targets, entropy = ctx.saved_tensors
         if ctx.buffer is None:
             raise RuntimeError("backward through the head a second time: its buffer was used up by the first")
         buffer, ctx.buffer = ctx.buffer, None
         grad = grad / ctx.temperature
+        masses = grad if grad_total is None else grad - grad_total / ctx.temperature  # what stands before p_v, negated
         if entropy is None or grad_entropy is None:
-            buffer.mul_((-grad / ctx.totals)[:, None])
+            buffer.mul_((-masses / ctx.totals)[:, None])
         else:
-            _spread(buffer.div_(ctx.totals[:, None]), grad, grad_entropy / ctx.temperature, entropy)
+            _spread(buffer.div_(ctx.totals[:, None]), masses, grad_entropy / ctx.temperature, entropy)
         buffer[torch.arange(targets.shape[0], device=targets.device), targets] += grad
         return *_product_gradients(ctx, buffer, hidden, weight, bias), None, None
 
@@ -266,7 +287,7 @@ class _VocabularyTiles(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: _Wanted
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> _Results:
         rows = hidden.shape[0]
         largest = hidden.new_full((rows,), -torch.inf, dtype=torch.float32)
         total = torch.zeros_like(largest)  # sum of exp(z - largest)
@@ -293,14 +314,15 @@ class _VocabularyTiles(torch.autograd.Function):
         _mark(ctx, wanted, correct, nats)
         ctx.save_for_backward(hidden, weight, bias, targets, log_total, nats if wanted.entropy_grad else None)
         ctx.wanted = wanted
-        return chosen - log_total, correct, nats
+        return chosen - log_total, correct, nats, log_total.clone() if wanted.log_total else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Any, grad_entropy: Tensor | None) -> Any:
+    def backward(ctx: Any, grad: Tensor, _: Any, grad_entropy: Tensor | None, grad_total: Tensor | None) -> Any:
         hidden, weight, bias, targets, log_total, entropy = ctx.saved_tensors
         temperature = ctx.wanted.temperature
         grad = grad / temperature
+        masses = grad if grad_total is None else grad - grad_total / temperature  # what stands before p_v, negated
         rows = hidden.shape[0]
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
@@ -313,9 +335,9 @@ class _VocabularyTiles(torch.autograd.Function):
             _logits(hidden, weight[tile], None if bias is None else bias[tile], temperature, out=logits)
             logits.sub_(log_total[:, None]).exp_()
             if entropy is None or grad_entropy is None:
-                logits.mul_(-grad[:, None])
+                logits.mul_(-masses[:, None])
             else:
-                _spread(logits, grad, grad_entropy / temperature, entropy)
+                _spread(logits, masses, grad_entropy / temperature, entropy)
             inside = (targets >= tile.start) & (targets < tile.stop)
             logits[row[inside], targets[inside] - tile.start] += grad[inside]
             part = logits.to(weight.dtype)

@@ -35,7 +35,7 @@ class Learner(BodyLearner):
     def forward(self, forest: TokenForest, needs: Sequence[str] = ("logprobs",)) -> Outputs:
         """Outputs at the M trained tokens.
 
-        `needs` may add "entropy", or "entropy_grad" for one with a gradient, and "log_collision".
+        `needs` may add "entropy", or "entropy_grad" for one with a gradient, "log_collision" and "mean_logprobs".
         """
         laid = self.body.lay(forest)
         hidden = self.body.hidden(laid, laid.predictors) if self.fused_head else None
@@ -50,19 +50,20 @@ class Learner(BodyLearner):
             head = self.head
             chosen = chosen_logprobs(
                 hidden, head.weight, forest.targets, bias=head.bias, temperature=self.temperature,
-                entropy=entropy, entropy_grad=entropy_grad,
+                entropy=entropy, entropy_grad=entropy_grad, mean_logprobs="mean_logprobs" in needs,
             )  # fmt: skip
             if "log_collision" in needs:
                 collision = log_collision(hidden, head.weight, bias=head.bias, temperature=self.temperature)
         else:
             logits = self._own_logits(laid.inputs, laid.predictors).float()
             logits = logits if self.temperature == 1.0 else logits / self.temperature
-            chosen = _from_logits(logits, forest.targets, entropy, entropy_grad)
+            chosen = _from_logits(logits, forest.targets, entropy, entropy_grad, "mean_logprobs" in needs)
             if "log_collision" in needs:
                 collision = (2 * logits.detach().log_softmax(dim=-1)).logsumexp(dim=-1)
         return Outputs(
-            logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy, log_collision=collision
-        )
+            logprobs=chosen.logprobs, correct=chosen.correct, entropy=chosen.entropy, log_collision=collision,
+            mean_logprobs=chosen.mean_logprobs,
+        )  # fmt: skip
 
     @property
     def head(self) -> Any:
@@ -105,7 +106,7 @@ class Learner(BodyLearner):
         return len(products) == 1 and torch.equal(products[0], logits)
 
 
-def _from_logits(logits: Tensor, targets: Tensor, entropy: bool, entropy_grad: bool) -> Chosen:
+def _from_logits(logits: Tensor, targets: Tensor, entropy: bool, entropy_grad: bool, mean_logprobs: bool) -> Chosen:
     table = logits.log_softmax(dim=-1)
     nats = None
     if entropy:
@@ -116,4 +117,5 @@ def _from_logits(logits: Tensor, targets: Tensor, entropy: bool, entropy_grad: b
         logprobs=table.gather(1, targets[:, None])[:, 0],
         correct=logits.detach().argmax(dim=-1) == targets,
         entropy=nats,
+        mean_logprobs=table.mean(dim=-1) if mean_logprobs else None,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from posttrain.algorithms.sft import sft_batch, sft_loss
+from posttrain.algorithms.sft import SFTLoss, sft_batch
 from posttrain.config.sft import SFTConfig
 from posttrain.data.loading import load_rows
 from posttrain.data.trees import TreeSet, sft_trees
@@ -47,9 +47,10 @@ class SFTTrainer(Trainer):
         def read(dataset: Any, name: str) -> TreeSet | None:
             if dataset is None:
                 return None
-            rows = load_rows(dataset, name=name)
+            rows = dataset
             if formatting_func is not None:
-                rows = load_rows([{config.dataset_text_field: formatting_func(row)} for row in rows], name=name)
+                plain = load_rows(dataset, name=name)
+                rows = load_rows([{config.dataset_text_field: formatting_func(row)} for row in plain], name=name)
             return sft_trees(
                 rows, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
                 assistant_only_loss=config.assistant_only_loss, completion_only_loss=config.completion_only_loss,
@@ -60,5 +61,8 @@ class SFTTrainer(Trainer):
         assembled = assemble(
             model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks
         )
-        plan = offline_plan(assembled, train=train, evaluation=evaluation, build=sft_batch, loss=sft_loss)
+        if config.neftune_noise_alpha:
+            assembled.learner.disturb_embeddings(config.neftune_noise_alpha)
+        loss = SFTLoss(loss_type=config.loss_type, label_smoothing_factor=config.label_smoothing_factor)
+        plan = offline_plan(assembled, train=train, evaluation=evaluation, build=sft_batch, loss=loss, needs=loss.needs)
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
