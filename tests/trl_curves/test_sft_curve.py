@@ -89,3 +89,19 @@ def test_lora(both_curves: Callable[..., Any], assert_same_curve: Callable[..., 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"])
 def test_optimizers(optim: str, both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]) -> None:
     assert_same_curve(*both_curves("sft", make_rows("prompt-completion"), {"optim": optim}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": "dft"},
+        {"label_smoothing_factor": 0.1},
+        pytest.param({"loss_type": "dft", "assistant_only_loss": True}, marks=pytest.mark.slow),
+    ],
+    ids=["dft", "smoothed", "dft-turns"],
+)
+def test_losses(
+    settings: dict[str, Any], both_curves: Callable[..., Any], assert_same_curve: Callable[..., None]
+) -> None:
+    kind = "messages" if "assistant_only_loss" in settings else "prompt-completion"
+    assert_same_curve(*both_curves("sft", make_rows(kind), settings, chat_template=CHATML))
