@@ -17,6 +17,26 @@ from posttrain.config.names import (
     gone,
 )
 
+_GRADED = "evaluation answers the prompts of eval_dataset and grades the answers"
+_NO_ROWS = "completions are there only once they are sampled"
+
+# of training on a dataset, where they are fields
+ROLLOUT_FIXED: Mapping[str, Fixed] = {
+    "ignore_data_skip": Fixed(values=(False,), reason="a resumed run goes on inside the rollout that it stopped in"),
+    "prediction_loss_only": Fixed(values=(False,), reason=_GRADED),
+    "bf16_full_eval": Fixed(values=(False,), reason=_GRADED),
+    "fp16_full_eval": Fixed(values=(False,), reason=_GRADED),
+    "batch_eval_metrics": Fixed(values=(False,), reason=_GRADED),
+}
+ROLLOUT_NO_EFFECT: Mapping[str, str] = {
+    "per_device_eval_batch_size": "rollout_batch_size says how many completions are decoded at once",
+    "eval_do_concat_batches": _GRADED,
+    "include_for_metrics": _GRADED,
+    "length_column_name": _NO_ROWS,
+    "dataloader_num_workers": _NO_ROWS,
+    "dataloader_prefetch_factor": _NO_ROWS,
+}
+
 _NEVER_CUT = "prompts are never cut, as in TRL 1.16; one that leaves no room for an answer is an error before training"
 
 GRPO_RENAMED: Mapping[str, Renamed] = {
@@ -24,6 +44,7 @@ GRPO_RENAMED: Mapping[str, Renamed] = {
     "shuffle_dataset": Renamed(
         apply=lambda value: {"train_sampling_strategy": "random" if value else "sequential"},
     ),
+    "per_gpu_eval_batch_size": gone(ROLLOUT_NO_EFFECT["per_device_eval_batch_size"]),
     "max_prompt_length": gone(_NEVER_CUT),
     "wandb_log_unique_prompts": gone("every completion is in samples.jsonl with its prompt"),
 }
@@ -36,6 +57,7 @@ _SYNC = "it takes effect only with sync_ref_model, which is off"
 
 GRPO_FIXED: Mapping[str, Fixed] = {
     **TRAINING_FIXED,
+    **ROLLOUT_FIXED,
     "disable_dropout": Fixed(
         values=(True,),
         reason="dropout is off in training and sampling alike, or the log-probabilities of a completion would be of "
@@ -68,6 +90,7 @@ GRPO_FIXED: Mapping[str, Fixed] = {
 
 GRPO_NO_EFFECT: Mapping[str, str] = {
     **TRAINING_NO_EFFECT,
+    **ROLLOUT_NO_EFFECT,
     "log_multimodal": "completions are text",
     "ds3_gather_for_generation": "DeepSpeed is not used",
     "ref_model_mixup_alpha": _SYNC,

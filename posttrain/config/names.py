@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class Fixed:
 
     values: tuple[Any, ...]
     reason: str
+
+
+Entry = TypeVar("Entry")
 
 
 def now(name: str) -> Renamed:
@@ -81,85 +84,47 @@ TRAINING_RENAMED: Mapping[str, Renamed] = {
 }
 
 _OFF_HUB = "nothing is uploaded; save_model() writes an ordinary directory that `hf upload` takes"
-_EVALUATION = "evaluation returns the loss and its metrics, nothing else is collected"
-_COMPILE = "compiling the training step gained nothing worth its start-up time here"
 _LIGER = "logits are computed at trained positions only, without a patched model"
 
 TRAINING_FIXED: Mapping[str, Fixed] = {
-    "fp16": Fixed(values=(False,), reason="float16 needs loss scaling and overflows; set bf16=True or leave it unset"),
-    "fp16_full_eval": Fixed(values=(False,), reason="evaluation runs in the precision of training"),
-    "bf16_full_eval": Fixed(values=(False,), reason="evaluation runs in the precision of training; see dtype"),
-    "tf32": Fixed(values=(None, False), reason="float32 products are computed in float32; set bf16=True for speed"),
-    "optim_args": Fixed(values=(None, ""), reason="the optimisers offered take none"),
-    "optim_target_modules": Fixed(values=(None,), reason="it belongs to GaLore and APOLLO, which are not offered"),
-    "average_tokens_across_devices": Fixed(
-        values=(True,), reason="a step is always divided by the trained tokens of all processes"
-    ),
     "label_smoothing_factor": Fixed(values=(0, 0.0), reason="the loss is the plain likelihood of the trained tokens"),
-    "torch_compile": Fixed(values=(False,), reason=_COMPILE),
-    "torch_compile_backend": Fixed(values=(None,), reason=_COMPILE),
-    "torch_compile_mode": Fixed(values=(None,), reason=_COMPILE),
     "use_liger_kernel": Fixed(values=(False,), reason=_LIGER),
     "use_liger": Fixed(values=(False,), reason=_LIGER),
     "use_liger_loss": Fixed(values=(False,), reason=_LIGER),
     "liger_kernel_config": Fixed(values=(None,), reason=_LIGER),
-    "use_cache": Fixed(values=(False,), reason="a key-value cache is of no use in training"),
     "neftune_noise_alpha": Fixed(values=(None, 0, 0.0), reason="noise on the embeddings is not offered"),
-    "auto_find_batch_size": Fixed(
-        values=(False,),
-        reason="the batch size is mathematics and is kept; max_tokens_per_pass is what fits in memory",
-    ),
-    "logging_nan_inf_filter": Fixed(values=(False,), reason="a loss that is not finite is shown, never replaced"),
     "eval_delay": Fixed(values=(0, 0.0, None), reason="evaluation starts with the first eval_steps"),
-    "eval_accumulation_steps": Fixed(values=(None,), reason=_EVALUATION),
-    "prediction_loss_only": Fixed(values=(False, True), reason=_EVALUATION),
-    "include_for_metrics": Fixed(values=(None, []), reason=_EVALUATION),
-    "batch_eval_metrics": Fixed(values=(False,), reason=_EVALUATION),
-    "include_num_input_tokens_seen": Fixed(values=(False, "no"), reason="tokens are counted in every log line anyway"),
     "save_on_each_node": Fixed(values=(False,), reason="the first process saves"),
     "save_safetensors": Fixed(values=(True,), reason="weights are saved as safetensors only"),
     "push_to_hub": Fixed(values=(False,), reason=_OFF_HUB),
     "load_best_model_at_end": Fixed(values=(False,), reason="choose a checkpoint after the run; all are kept"),
     "metric_for_best_model": Fixed(values=(None,), reason="choose a checkpoint after the run"),
     "greater_is_better": Fixed(values=(None,), reason="choose a checkpoint after the run"),
-    "ignore_data_skip": Fixed(values=(False,), reason="a resumed run goes on with the next unseen row"),
-    "full_determinism": Fixed(values=(False,), reason="set torch's deterministic mode before the run if you need it"),
-    "dataloader_num_workers": Fixed(
-        values=(0,), reason="rows are tokenised once before training, so workers would have nothing to do"
-    ),
     "deepspeed": Fixed(values=(None, ""), reason="start several processes with torchrun; DeepSpeed is not supported"),
     "fsdp": Fixed(values=(None, "", False, []), reason="several processes train with DDP; sharding is not offered yet"),
     "fsdp_config": Fixed(values=(None,), reason="several processes train with DDP; sharding is not offered yet"),
-    "debug": Fixed(values=("", None, []), reason="transformers' debug modes are not offered"),
     "activation_offloading": Fixed(values=(False,), reason="set gradient_checkpointing=True to save memory"),
-    "router_aux_loss_coef": Fixed(values=(None, 0, 0.0), reason="no balancing loss is added for mixtures of experts"),
+    "router_aux_loss_coef": Fixed(
+        values=(None, 0, 0.0),
+        reason="the balancing loss multiplies two means over a pass, so it is no sum over tokens: how a step is cut "
+        "would change what is trained",
+    ),
+    "dataloader_in_order": Fixed(
+        values=(True,), reason="batches come in the order of the seed, or a run could not be repeated"
+    ),
     "do_predict": Fixed(values=(False,), reason="call posttrain evaluate"),
 }
 
-_DDP = "it tunes transformers' data loading or DDP, which this engine sets itself"
-
 # "" stands for names that are the case here anyway: accepted without a word.
 TRAINING_NO_EFFECT: Mapping[str, str] = {
-    "do_train": "",
-    "do_eval": "",
     "padding_free": "",
-    "skip_memory_metrics": "",
     "dataset_num_proc": "rows are tokenised in batches by one process, which is fast enough",
     "dataloader_pin_memory": "batches are built where they are used",
-    "dataloader_persistent_workers": "there are no data loader workers",
-    "dataloader_prefetch_factor": "there are no data loader workers",
-    "dataloader_in_order": "there are no data loader workers",
+    "dataloader_persistent_workers": "dataloader_num_workers are threads, which live as long as the run",
     "pad_to_multiple_of": "batches are not padded",
-    "torch_empty_cache_steps": "memory is bounded by max_tokens_per_pass",
-    "length_column_name": "lengths are counted from the tokens",
-    "ddp_find_unused_parameters": _DDP,
-    "ddp_bucket_cap_mb": _DDP,
-    "ddp_broadcast_buffers": _DDP,
-    "ddp_timeout": _DDP,
-    "accelerator_config": _DDP,
-    "log_level": "set it with Python's logging",
-    "log_level_replica": "set it with Python's logging",
     "log_on_each_node": "the first process logs",
+    "eval_accumulation_steps": "what compute_metrics is given lies in the CPU's memory, batch by batch",
+    "eval_use_gather_object": "what processes have for compute_metrics is gathered as objects anyway",
 }
 
 TRAINING_UNSUPPORTED: Mapping[str, str] = {
@@ -170,14 +135,9 @@ TRAINING_UNSUPPORTED: Mapping[str, str] = {
     "hub_revision": _OFF_HUB,
     "hub_always_push": _OFF_HUB,
     "label_names": "the trained tokens are found from the columns of the data",
-    "ddp_backend": "it is chosen: nccl on GPUs, gloo on CPUs",
-    "ddp_static_graph": "leave it out",
     "parallelism_config": "several processes train with DDP only; leave it out",
-    "enable_jit_checkpoint": "Ctrl-C or SIGINT saves a checkpoint; leave it out",
     "restore_callback_states_from_checkpoint": "leave it out",
-    "eval_do_concat_batches": "leave it out: " + _EVALUATION,
-    "eval_use_gather_object": "leave it out: " + _EVALUATION,
-    "dataloader_multiprocessing_context": "leave it out: there are no data loader workers",
+    "dataloader_multiprocessing_context": "dataloader_num_workers are threads; leave it out",
     "project": "only metrics.jsonl is written; leave it out",
     "trackio_space_id": "only metrics.jsonl is written; leave it out",
     "trackio_bucket_id": "only metrics.jsonl is written; leave it out",
@@ -202,8 +162,15 @@ SFT_RENAMED: Mapping[str, Renamed] = {
 
 _PACKING = "batches are always laid end to end without padding, which is what packing gains; rows are never mixed"
 
+_OF_SFT = frozenset(["label_smoothing_factor", "neftune_noise_alpha", "dataset_num_proc", "padding_free"])  # fields
+
+
+def _other(table: Mapping[str, Entry]) -> dict[str, Entry]:
+    return {name: entry for name, entry in table.items() if name not in _OF_SFT}
+
+
 SFT_FIXED: Mapping[str, Fixed] = {
-    **TRAINING_FIXED,
+    **_other(TRAINING_FIXED),
     "packing": Fixed(values=(False,), reason=_PACKING),
     "eval_packing": Fixed(values=(None, False), reason=_PACKING),
     "dataset_kwargs": Fixed(

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from posttrain.config import names
 from posttrain.config.base import option
+from posttrain.config.dataset import DatasetConfig
 from posttrain.config.names import Fixed, now
-from posttrain.config.training import TrainingConfig
 
 OfflineLoss = Literal["awr", "raft", "reinforce", "topr"]
 Baseline = Literal["mean", "leave_one_out", "data_mean", "data_quantile", "data_running"]
@@ -18,7 +18,7 @@ _OF_PROMPTS = ("mean", "leave_one_out")
 _ONLINE = "it belongs to GRPO: here answers are read, not sampled"
 
 
-class OfflineRLConfig(TrainingConfig):
+class OfflineRLConfig(DatasetConfig):
     """The fields of offline reinforcement learning. What GRPO has too is called the same.
 
     `per_device_train_batch_size` counts prompts, each with all its answers.
@@ -43,7 +43,7 @@ class OfflineRLConfig(TrainingConfig):
         "packing": "it belongs to SFT; leave it out",
     }
     unsupported_values: ClassVar = {
-        **TrainingConfig.unsupported_values,
+        **DatasetConfig.unsupported_values,
         "scale_rewards": {"batch": "write data, which is the same for all steps"},
         "control": {"random-reward": "rewards are in the data; write shuffled-reward"},
     }

@@ -5,19 +5,21 @@ from typing import ClassVar
 
 from posttrain.config import reward_names as names
 from posttrain.config.base import option
-from posttrain.config.training import TrainingConfig
+from posttrain.config.dataset import DatasetConfig
 
 _PAIRS = "Pairs"
 _WRITES_NOTHING = ("gate", "drift_steps", "drift_text")
 
 
-class RewardConfig(TrainingConfig):
+class RewardConfig(DatasetConfig):
     """The fields of reward modelling, with TRL's names and defaults."""
 
     renamed: ClassVar = names.REWARD_RENAMED
     fixed: ClassVar = names.REWARD_FIXED
     no_effect: ClassVar = names.REWARD_NO_EFFECT
     unsupported: ClassVar = names.REWARD_UNSUPPORTED
+
+    adapter_factor: ClassVar[float] = 1  # TRL's default is an adapter's learning rate already
 
     learning_rate: float = option(1e-4, "Peak learning rate.", group="The step", ge=0)
     center_rewards_coefficient: float | None = option(

@@ -8,60 +8,76 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator
 
 from posttrain.config import names
-from posttrain.config.base import Config, option
+from posttrain.config.base import option
+from posttrain.config.checkpoints import CheckpointsConfig
+from posttrain.config.machine import MachineConfig
+from posttrain.config.reporting import OTHER_TRACKERS, ReportingConfig
 
 Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
     "inverse_sqrt",    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+    "reduce_lr_on_plateau", "greedy",
 ]  # fmt: skip
-Optimizer = Literal["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adagrad", "rmsprop"]
+Optimizer = Literal[
+    "adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adagrad", "rmsprop",
+    "galore_adamw",
+    # of other packages
+    "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "ademamix", "ademamix_8bit",
+    "paged_ademamix_32bit", "paged_ademamix_8bit", "lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "adamw_torch_4bit", "adamw_torch_8bit", "grokadamw",
+    "stable_adamw",
+]  # fmt: skip
 Strategy = Literal["no", "steps", "epoch"]
 
-_METRIC = "it follows an evaluation metric, and evaluation is not tied to the schedule; use linear or cosine"
-_PACKAGE = "it needs another package; use adamw_torch"
-_TRACKER = "metrics are always written to metrics.jsonl in output_dir; use none"
-_OTHER_OPTIMIZERS = (
-    "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "lion_8bit", "lion_32bit",
-    "paged_lion_32bit", "paged_lion_8bit", "ademamix", "ademamix_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
-    "galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw", "schedule_free_adamw",
-    "schedule_free_sgd", "schedule_free_radam", "adamw_torch_4bit", "adamw_torch_8bit", "adamw_anyprecision",
-    "lomo", "adalomo", "grokadamw", "stable_adamw", "adamw_apex_fused",
-)  # fmt: skip
+_FUSED = "it updates weights during the backward pass, before a step is divided by its tokens; use galore_adamw"
+_MODES = "its weights are those of training in some moments and of evaluation in others; use adamw_torch"
+_HARDWARE = "it is for hardware that is not supported here; use adamw_torch"
+_OTHER_OPTIMIZERS = {
+    "adamw": "did you mean 'adamw_torch'?",
+    "adamw_hf": "it is gone from transformers too; use adamw_torch",
+    "adamw_apex_fused": "it is gone from transformers too; use adamw_torch",
+    "adamw_anyprecision": "its package is no longer developed; use adamw_torch with dtype=float32",
+    **dict.fromkeys(("adamw_torch_xla", "adamw_torch_npu_fused"), _HARDWARE),
+    **dict.fromkeys(("schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam"), _MODES),
+    **dict.fromkeys(
+        ("lomo", "adalomo", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise",
+         "apollo_adamw_layerwise"), _FUSED,
+    ),
+    **dict.fromkeys(
+        ("galore_adamw_8bit", "galore_adafactor", "apollo_adamw"),
+        "of the optimisers of low rank there is galore_adamw; use that",
+    ),
+}  # fmt: skip
 
-_DATA, _STEP, _WHEN, _HOW = (
+_DATA, _STEP, _WHEN = (
     "Data and output",
     "The step",
     "Logging, evaluation, checkpoints",
-    "Machine and memory",
 )
 
 
-class TrainingConfig(Config):
+class TrainingConfig(MachineConfig, ReportingConfig, CheckpointsConfig):
     """What one run of training is told, whatever its algorithm.
 
     A step averages `per_device_train_batch_size x gradient_accumulation_steps` rows on each process. How they
     are cut into forward passes is memory, not mathematics: `max_tokens_per_pass`.
     """
 
+    adapter_factor: ClassVar[float] = 10  # of learning_rate's default, for an adapter
+
     renamed: ClassVar = names.TRAINING_RENAMED
     fixed: ClassVar = names.TRAINING_FIXED
     no_effect: ClassVar = names.TRAINING_NO_EFFECT
     unsupported: ClassVar = names.TRAINING_UNSUPPORTED
     unsupported_values: ClassVar = {
-        "lr_scheduler_type": {"reduce_lr_on_plateau": _METRIC, "greedy": _METRIC},
-        "optim": {"adamw_hf": "it is gone from transformers too; use adamw_torch"}
-        | dict.fromkeys(_OTHER_OPTIMIZERS, _PACKAGE),
-        "save_strategy": {"best": "checkpoints are chosen after the run; use steps or epoch"},
+        "optim": _OTHER_OPTIMIZERS,
         "train_sampling_strategy": {
             "batch_rebalance": "batches are not padded, so rebalancing gains nothing; use random"
         },
-        "report_to": dict.fromkeys(
-            ("all", "wandb", "tensorboard", "trackio", "mlflow", "comet_ml", "swanlab", "clearml"), _TRACKER
-        ),
+        "report_to": OTHER_TRACKERS,
     }
 
     output_dir: str = option("trainer_output", "Directory of the run: metrics, checkpoints, model.", group=_DATA)
-    run_name: str | None = option(None, "A name for the run, written to its files.", group=_DATA)
     seed: int = option(42, "Seed of everything random.", group=_DATA, ge=0, lt=2**32)
     data_seed: int | None = option(None, "Seed of the order of rows; none = seed.", group=_DATA, ge=0, lt=2**32)
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = option(
@@ -73,6 +89,12 @@ class TrainingConfig(Config):
     remove_unused_columns: bool = option(
         True, "Kept for compatibility: columns that are not used never reach the model.", group=_DATA
     )
+    add_tokens: list[str] | None = option(
+        None, "New tokens: the tokenizer gets them, and the model trained rows for them.", group=_DATA
+    )
+    add_special_tokens: list[str] | None = option(
+        None, "The same for special tokens, which decoded text leaves out.", group=_DATA
+    )
 
     per_device_train_batch_size: int = option(8, "Rows of one micro-step on each process.", group=_STEP, ge=1)
     gradient_accumulation_steps: int = option(1, "Micro-steps averaged into one optimiser step.", group=_STEP, ge=1)
@@ -83,6 +105,13 @@ class TrainingConfig(Config):
     lr_scheduler_kwargs: dict[str, Any] | None = option(None, "Further arguments of the schedule.", group=_STEP)
     warmup_steps: float = option(0, "Steps of warm-up; below 1 a share of all steps.", group=_STEP, ge=0)
     optim: Optimizer = option("adamw_torch", "Optimiser.", group=_STEP)
+    optim_args: str | None = option(
+        None, "Further arguments of the optimiser, as name=value with commas between.", group=_STEP
+    )
+    optim_target_modules: str | list[str] | None = option(
+        None, "Linear layers that galore_adamw projects: parts of names, a regular expression or all-linear.",
+        group=_STEP,
+    )  # fmt: skip
     weight_decay: float = option(0.0, "Weight decay, on matrices only.", group=_STEP, ge=0)
     adam_beta1: float = option(0.9, "Decay of Adam's first moment.", group=_STEP, ge=0, lt=1)
     adam_beta2: float = option(0.999, "Decay of Adam's second moment.", group=_STEP, ge=0, lt=1)
@@ -98,21 +127,17 @@ class TrainingConfig(Config):
     logging_strategy: Strategy = option("steps", "When metrics are shown.", group=_WHEN)
     logging_steps: float = option(10, "Steps between shown metrics; below 1 a share of all steps.", group=_WHEN, gt=0)
     logging_first_step: bool = option(False, "Show the first step's metrics too.", group=_WHEN)
-    eval_strategy: Strategy = option("no", "When the evaluation dataset is run.", group=_WHEN)
-    eval_steps: float | None = option(None, "Steps between evaluations; none = logging_steps.", group=_WHEN, gt=0)
-    eval_on_start: bool = option(False, "Evaluate before the first step.", group=_WHEN)
-    per_device_eval_batch_size: int = option(
-        8, "Kept for compatibility: evaluation takes max_tokens_per_pass tokens at once.", group=_WHEN, ge=1
+    logging_nan_inf_filter: bool = option(
+        True, "Steps that are not finite stay out of the loss that is shown; false shows it as not finite.", group=_WHEN
     )
-    save_strategy: Strategy = option("steps", "When checkpoints are written.", group=_WHEN)
-    save_steps: float = option(500, "Steps between checkpoints; below 1 a share of all steps.", group=_WHEN, gt=0)
-    save_total_limit: int | None = option(None, "Checkpoints kept; none = all.", group=_WHEN, ge=1)
-    save_only_model: bool = option(False, "Checkpoints without optimiser state: they cannot be resumed.", group=_WHEN)
-    resume_from_checkpoint: bool | str | None = option(
-        None, "Go on from the last checkpoint (true) or from this one.", group=_WHEN
+    include_num_input_tokens_seen: Literal["no", "all", "non_padding"] = option(
+        "no", "Show num_input_tokens_seen too; nothing is padded, so all and non_padding are one.", group=_WHEN
     )
-    report_to: Literal["none"] = option("none", "Trackers beside metrics.jsonl: none so far.", group=_WHEN)
-    disable_tqdm: bool | None = option(None, "No progress bar; none = a bar on a terminal only.", group=_WHEN)
+    enable_jit_checkpoint: bool = option(
+        True, "SIGTERM ends the run after a checkpoint; false leaves the signal to its usual end.", group=_WHEN
+    )
+    do_train: bool = option(True, "Whether the command line trains.", group=_WHEN)
+    do_eval: bool = option(False, "Whether the command line evaluates when training is over.", group=_WHEN)
 
     gate: str | None = option(
         None, "A gate.yaml: checkpoints are measured, and only one that passes is promoted.", group=_WHEN
@@ -127,29 +152,6 @@ class TrainingConfig(Config):
     )
     drift_text: str | None = option(
         None, "File of text (.txt, or rows with a column text) that drift is measured on, too.", group=_WHEN
-    )
-
-    use_cpu: bool = option(False, "Keep to the CPU where there is a GPU.", group=_HOW)
-    bf16: bool | None = option(None, "Compute in bfloat16; none = the faster one, measured.", group=_HOW)
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = option(
-        None, "Number type of the model's weights; none = chosen.", group=_HOW
-    )
-    gradient_checkpointing: bool | None = option(
-        None, "Recompute activations to save memory; none = chosen.", group=_HOW
-    )
-    gradient_checkpointing_kwargs: dict[str, Any] | None = option(
-        None, "Passed to the model's activation_checkpointing_enable.", group=_HOW
-    )
-    max_tokens_per_pass: int | None = option(
-        None,
-        "Tokens of one forward pass; none = chosen. The result is the same whatever it is.",
-        group=_HOW,
-        ge=1,
-    )
-    num_threads: int | None = option(None, "CPU threads; none = torch's choice.", group=_HOW, ge=1)
-    trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_HOW)
-    model_init_kwargs: dict[str, Any] | None = option(
-        None, "Passed to from_pretrained when the model is named, not handed over.", group=_HOW
     )
 
     if not typing.TYPE_CHECKING:
@@ -168,12 +170,13 @@ class TrainingConfig(Config):
             return "trainer_output"
         return os.path.expanduser(value) if isinstance(value, str | os.PathLike) else value
 
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _no_tracker(cls, value: Any) -> Any:
-        return "none" if value in (None, [], ["none"]) else value
+    @property
+    def follows_evaluation(self) -> bool:
+        """Whether the learning rate depends on a metric of the evaluation."""
+        return self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
 
     def _settle(self) -> None:
+        super()._settle()
         if self.eval_strategy == "steps" and self.eval_steps is None:
             self.__dict__["eval_steps"] = self.logging_steps
 
@@ -191,11 +194,34 @@ class TrainingConfig(Config):
                     name,
                     f"{name}={value!r} is neither a number of steps nor, below 1, a share of all steps",
                 )
+        if (self.optim == "galore_adamw") != (self.optim_target_modules is not None):
+            yield (
+                "optim_target_modules",
+                "optim_target_modules and optim='galore_adamw' need each other; give both, or neither",
+            )
         if self.lr_scheduler_type == "constant" and self.warmup_steps:
             yield (
                 "warmup_steps",
                 f"warmup_steps={self.warmup_steps:g} has no effect with lr_scheduler_type='constant'; "
                 "write constant_with_warmup",
+            )
+        if self.follows_evaluation and self.eval_strategy == "no":
+            yield (
+                "lr_scheduler_type",
+                f"lr_scheduler_type={self.lr_scheduler_type!r} follows the evaluation, and eval_strategy='no' makes "
+                "none; write eval_strategy=steps",
+            )
+        if self.follows_evaluation and self.warmup_steps:
+            yield (
+                "warmup_steps",
+                f"warmup_steps={self.warmup_steps:g} has no effect with lr_scheduler_type={self.lr_scheduler_type!r}, "
+                "which starts at learning_rate; leave it out",
+            )
+        if self.gate is not None and self.load_best_model_at_end:
+            yield (
+                "gate",
+                "gate promotes a checkpoint by its own measurements, load_best_model_at_end loads one by a metric of "
+                "the evaluation; keep one of them",
             )
         if self.gate is not None and self.save_strategy == "no":
             yield "gate", "gate decides on checkpoints, and save_strategy='no' writes none; write save_strategy=steps"
@@ -205,9 +231,4 @@ class TrainingConfig(Config):
             yield (
                 "drift_text",
                 "drift_text has an effect only together with drift_steps; a gate names its own neutral text",
-            )
-        if self.save_only_model and self.resume_from_checkpoint is True:
-            yield (
-                "resume_from_checkpoint",
-                "resume_from_checkpoint=True needs the optimiser's state; set save_only_model=False",
             )

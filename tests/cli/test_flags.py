@@ -84,7 +84,7 @@ def test_a_file_then_flags(tmp_path: Path) -> None:
         (["--learning_rate"], "--learning_rate needs a value after it: a number of at least 0"),
         (["--learning_rate", "--seed", "1"], "--learning_rate needs a value"),
         (["--bf16", "perhaps"], "'perhaps' stands alone"),
-        (["--fp16"], "float16 needs loss scaling"),
+        (["--do_predict"], "call posttrain evaluate"),
         (["--packing"], "laid end to end"),
         (["sft.yaml"], "did you mean `--config sft.yaml`"),
         (["somewhere"], "did you mean `--model somewhere`"),

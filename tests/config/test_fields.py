@@ -165,11 +165,16 @@ def test_a_wrong_value_under_an_old_name_names_the_old_one() -> None:
         (SFTConfig, {"logging_steps": 2.5}, "neither a number of steps nor"),
         (SFTConfig, {"lr_scheduler_type": "constant", "warmup_steps": 5}, "constant_with_warmup"),
         (SFTConfig, {"lr_scheduler_type": "reduce_lr_on_plateau"}, "evaluation metric"),
-        (SFTConfig, {"optim": "paged_adamw_8bit"}, "another package"),
+        (SFTConfig, {"optim": "schedule_free_adamw"}, "adamw_torch"),
+        (SFTConfig, {"optim": "galore_adamw"}, "need each other"),
+        (SFTConfig, {"fp16": True, "bf16": True}, "keep one"),
+        (SFTConfig, {"accelerator_config": {"even": True}}, "split_batches"),
+        (SFTConfig, {"dataloader_prefetch_factor": 4}, "dataloader_num_workers=1"),
+        (SFTConfig, {"dataloader_in_order": False}, "could not be repeated"),
         (SFTConfig, {"report_to": "wandb"}, "metrics.jsonl"),
         (SFTConfig, {"report_to": ["wandb"]}, "metrics.jsonl"),
         (SFTConfig, {"save_only_model": True, "resume_from_checkpoint": True}, "save_only_model=False"),
-        (SFTConfig, {"loss_type": "dft"}, "not offered yet"),
+        (SFTConfig, {"loss_type": "dft", "label_smoothing_factor": 0.1}, "no effect on loss_type=dft"),
         (SFTConfig, {"packing": True}, "laid end to end"),
         (SFTConfig, {"completion_only_loss": True, "assistant_only_loss": False}, "leave one unset"),
         (SFTConfig, {"beta": 0.1}, "belongs to DPOConfig"),
@@ -263,6 +268,8 @@ def test_shared_defaults_equal_trl_s() -> None:
     trl = pytest.importorskip("trl", reason="trl is not installed; it comes with the test extra")
     meant = {
         "gradient_checkpointing", "assistant_only_loss", "output_dir", "optim", "report_to", "disable_tqdm", "run_name",
+        "auto_find_batch_size", "use_cache", "enable_jit_checkpoint", "ddp_timeout", "do_train", "debug",
+        "per_device_eval_batch_size",
     }  # fmt: skip
     for ours, theirs in zip(CONFIGS, _of_trl(trl)):
         for name, info in ours.model_fields.items():
