@@ -10,6 +10,8 @@ from posttrain.errors import ConfigError, nearest
 # name -> (module, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("posttrain.cli.config_schema", "a JSON Schema, by which an editor completes and checks YAML files"),
+    "explain": ("posttrain.cli.config_explain", "what a field is, or what to write for a name of TRL"),
+    "show": ("posttrain.cli.config_show", "every value of a file or recipe, and where it came from"),
 }
 
 _ABOUT = """\
@@ -21,7 +23,9 @@ _EXAMPLES = """
 `posttrain config COMMAND --help` tells more.
 
 Examples:
-  posttrain config schema recipe --output recipe.schema.json"""
+  posttrain config schema recipe --output recipe.schema.json
+  posttrain config explain max_seq_length
+  posttrain config show recipe.yaml sft.learning_rate=1e-4"""
 
 
 def run(arguments: Sequence[str]) -> int:
