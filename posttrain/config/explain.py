@@ -148,7 +148,8 @@ def _trl(name: str, having: Mapping[str, type[Config]]) -> Iterator[str]:
 
 
 def _names_for(name: str, having: Mapping[str, type[Config]]) -> Iterator[str]:
-    old, other = {}, {}
+    old: dict[str, None] = {}
+    other: dict[str, None] = {}
     for shape in having.values():
         for known, rename in shape.renamed.items():
             if name in _sets(shape, known):
