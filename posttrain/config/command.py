@@ -1,48 +1,40 @@
 """What a command line or a recipe's stage says beyond a training configuration: which model, which data."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import field_validator
 
 from posttrain.config.base import Config, option
+from posttrain.config.data_fields import DATA_RENAMED, DataFields
 from posttrain.config.dpo import DPOConfig
 from posttrain.config.grpo import GRPOConfig
-from posttrain.config.names import Fixed, now, synonym
+from posttrain.config.lora import LoraFields
+from posttrain.config.names import Fixed, synonym
 from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.config.ppo import PPOConfig
 from posttrain.config.reference_free import CPOConfig, ORPOConfig
 from posttrain.config.reward import RewardConfig
 from posttrain.config.sft import SFTConfig
 from posttrain.config.training import TrainingConfig
+from posttrain.config.unpaired import BCOConfig, KTOConfig
 from posttrain.errors import nearest
 
-_WHAT, _LORA = "Model and data", "LoRA"
+_WHAT = "Model and data"
 _OF_THE_COMMAND = ("reward_funcs", "ref_model", "value_model")  # arguments of a trainer that a command has as fields
 _REWARD_HINT = "write a built-in name such as boxed_answer, or file.py:function"
-_QUANTISED = "quantised weights are not trained here; use_peft=true alone saves most of the memory"
 _LORA_ONLY = "it belongs to another kind of adapter; LoRA is what is offered"
 
 _RENAMED = {
     "model_name_or_path": synonym("model"),
-    "dataset_name": now("train_dataset"),
-    "dataset": now("train_dataset"),
+    **DATA_RENAMED,
 }
 _FIXED = {
-    "load_in_8bit": Fixed(values=(False,), reason=_QUANTISED),
-    "load_in_4bit": Fixed(values=(False,), reason=_QUANTISED),
-    "use_dora": Fixed(values=(False,), reason="pass a peft_config from Python for DoRA"),
-    "use_rslora": Fixed(values=(False,), reason="pass a peft_config from Python for rank-stabilised LoRA"),
     "lora_task_type": Fixed(values=("CAUSAL_LM",), reason=_LORA_ONLY),
-    "lora_modules_to_save": Fixed(values=(None, []), reason="pass a peft_config from Python"),
-    "lora_target_parameters": Fixed(values=(None, []), reason="pass a peft_config from Python"),
 }
 _UNSUPPORTED = {
     "model_revision": "write model_init_kwargs.revision=...",
-    "dataset_train_split": "pass a file of the split you want",
-    "dataset_test_split": "pass a file as eval_dataset",
-    "dataset_config": "pass a file",
-    "dataset_streaming": "rows are read once; leave it out",
+    "attn_implementation": "rows are laid out as a forest, whose attention is its own; leave it out",
 }
 _OTHER_REWARDS = {
     "reward_func": "write reward_funcs",
@@ -53,54 +45,20 @@ _OTHER_REWARDS = {
 }
 
 
-class CommandFields(Config):
+class CommandFields(DataFields, LoraFields):
     """The model, the data and the adapter of a training command."""
-
-    model: str = option(..., "Directory or name of the model to train.", group=_WHAT)
-    train_dataset: str = option(..., "File (.jsonl, .json, .parquet, .csv) or saved dataset to train on.", group=_WHAT)
-    eval_dataset: str | None = option(None, "The same to evaluate on.", group=_WHAT)
-    use_peft: bool = option(False, "Train a LoRA adapter instead of all weights.", group=_LORA)
-    lora_r: int = option(16, "Rank of the adapter.", group=_LORA, ge=1)
-    lora_alpha: int = option(32, "Scale of the adapter; alpha / r multiplies it.", group=_LORA, ge=1)
-    lora_dropout: float = option(0.05, "Dropout before the adapter.", group=_LORA, ge=0, lt=1)
-    lora_target_modules: list[str] | Literal["all-linear"] = option(
-        "all-linear", "Names of the layers that get an adapter.", group=_LORA
-    )
-
-    @field_validator("lora_target_modules", mode="before")
-    @classmethod
-    def _one_module(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) and value != "all-linear" else value
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        for name in ("model", "train_dataset"):
-            if not getattr(self, name).strip():
-                yield name, f"{name} is empty; {type(self).model_fields[name].description}"
-        if not self.use_peft:
-            for name in sorted(self.model_fields_set):
-                if name.startswith("lora_"):
-                    yield name, f"{name} has an effect only together with use_peft=true"
         strategy = getattr(self, "eval_strategy", "no")
-        if self.eval_dataset is None and (strategy != "no" or getattr(self, "eval_on_start", False)):
+        nothing = self.eval_dataset is None and self.dataset_test_split is None
+        if nothing and (strategy != "no" or getattr(self, "eval_on_start", False)):
             yield "eval_strategy", f"eval_strategy={strategy!r} needs an eval_dataset"
-        if self.eval_dataset is not None and strategy == "no" and not getattr(self, "eval_on_start", False):
+        if not nothing and strategy == "no" and not getattr(self, "eval_on_start", False):
             yield (
                 "eval_dataset",
                 "eval_dataset is never used with eval_strategy='no'; write eval_strategy=epoch or steps",
             )
-
-    def peft_settings(self) -> dict[str, Any] | None:
-        """Arguments of peft's LoraConfig, or None for full fine-tuning."""
-        if not self.use_peft:
-            return None
-        return {
-            "r": self.lora_r,
-            "lora_alpha": self.lora_alpha,
-            "lora_dropout": self.lora_dropout,
-            "target_modules": self.lora_target_modules,
-            "task_type": "CAUSAL_LM",
-        }
 
 
 class SFTCommand(CommandFields, SFTConfig):
@@ -155,6 +113,38 @@ class ORPOCommand(CommandFields, ORPOConfig):
         return ORPOConfig(**_shared(self, ORPOConfig))
 
 
+class KTOCommand(CommandFields, KTOConfig):
+    """`posttrain kto` and the method kto of a recipe."""
+
+    renamed: ClassVar = {**KTOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**KTOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {**KTOConfig.unsupported, **_UNSUPPORTED}
+
+    ref_model: str | None = option(
+        None, "Directory or name of the reference; none = the model itself, before training.", group=_WHAT
+    )
+
+    def training(self) -> KTOConfig:
+        """The fields that the trainer is given."""
+        return KTOConfig(**_shared(self, KTOConfig))
+
+
+class BCOCommand(CommandFields, BCOConfig):
+    """`posttrain bco` and the method bco of a recipe."""
+
+    renamed: ClassVar = {**BCOConfig.renamed, **_RENAMED}
+    fixed: ClassVar = {**BCOConfig.fixed, **_FIXED}
+    unsupported: ClassVar = {**BCOConfig.unsupported, **_UNSUPPORTED}
+
+    ref_model: str | None = option(
+        None, "Directory or name of the reference; none = the model itself, before training.", group=_WHAT
+    )
+
+    def training(self) -> BCOConfig:
+        """The fields that the trainer is given."""
+        return BCOConfig(**_shared(self, BCOConfig))
+
+
 class RewardCommand(CommandFields, RewardConfig):
     """`posttrain reward` and the method reward of a recipe."""
 
@@ -163,9 +153,6 @@ class RewardCommand(CommandFields, RewardConfig):
         **RewardConfig.fixed,
         **_FIXED,
         "lora_task_type": Fixed(values=("SEQ_CLS",), reason=_LORA_ONLY),
-        "lora_modules_to_save": Fixed(
-            values=(None, [], ["score"]), reason="the score head is always trained and saved"
-        ),
     }
     unsupported: ClassVar = {**RewardConfig.unsupported, **_UNSUPPORTED}
 
@@ -176,7 +163,10 @@ class RewardCommand(CommandFields, RewardConfig):
     def peft_settings(self) -> dict[str, Any] | None:
         """Arguments of peft's LoraConfig, or None for full fine-tuning."""
         settings = super().peft_settings()
-        return None if settings is None else {**settings, "task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        if settings is None:
+            return None
+        whole = [name for name in self.lora_modules_to_save or [] if name != "score"]  # it is always trained and saved
+        return {**settings, "task_type": "SEQ_CLS", "modules_to_save": ["score", *whole]}
 
     def training(self) -> RewardConfig:
         """The fields that the trainer is given."""
@@ -304,9 +294,12 @@ class EvaluateStage(Config):
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.", group=_WHAT)
 
 
-def _shared(command: Config, target: type[TrainingConfig]) -> dict[str, Any]:
-    return {
+def _shared(command: LoraFields, target: type[TrainingConfig]) -> dict[str, Any]:
+    shared = {
         name: getattr(command, name)
         for name in target.model_fields
         if name in command.model_fields_set and name in command.__dict__
     }
+    if (quantised := command.quantization_config()) is not None:
+        shared["model_init_kwargs"] = {**(shared.get("model_init_kwargs") or {}), "quantization_config": quantised}
+    return shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 from pathlib import Path
@@ -24,9 +25,12 @@ def path_identity(name: str) -> str:
 
 
 def read_paths(value: Any) -> list[str]:
-    """The paths that a field names: one or several, `file.py:function` as the file."""
-    names = value if isinstance(value, list) else [value]
-    return [re.sub(r"(?<=\.py):\w+$", "", name) for name in names if isinstance(name, str)]
+    """The paths that a field names: one or several, `file.py:function` as the file, `0.7:a.jsonl` and {path} too."""
+    named = [
+        item.get("path") if isinstance(item, dict) else item for item in (value if isinstance(value, list) else [value])
+    ]
+    bare = [re.sub(r"^[\d.]+:(?=.)|(?<=\.py):\w+$", "", name) for name in named if isinstance(name, str)]
+    return [hit for name in bare for hit in (sorted(glob.glob(name)) if set("*?") & set(name) else ()) or [name]]
 
 
 def _file_identity(file: Path) -> str:

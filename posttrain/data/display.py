@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from posttrain.data.formats import Content, Example, detect, examples
-from posttrain.data.loading import Rows, load_rows
+from posttrain.data.loading import load_rows
 from posttrain.data.messages import Message
 
 HEADINGS = {1: ("User Prompt", "Assistant Response"), 2: ("User Prompt", "Chosen", "Rejected")}
@@ -17,7 +17,7 @@ HEADINGS = {1: ("User Prompt", "Assistant Response"), 2: ("User Prompt", "Chosen
 def display_dataset(dataset: Any, n: int = 3) -> None:
     """Shows the first `n` rows: a table in a notebook, plain text elsewhere. Raises DataError as training would."""
     rows = load_rows(dataset, name="dataset")
-    head = Rows(name=rows.name, path=rows.path, lines=rows.lines, records=list(rows[:n]))
+    head = rows.first(n)
     form = detect(head, task="DPO" if {"chosen", "rejected"} <= set(head[0]) else "SFT")
     table = [_cells(example) for example in examples(head, form)]
     headings = HEADINGS[len(table[0]) - 1] if form.name != "text" else ("", "Text")

@@ -40,6 +40,7 @@ class DataReport:
     lengths: dict[str, int] = field(default_factory=dict)  # of sequences: "50%", ..., "longest"
     notes: tuple[str, ...] = ()
     example: tuple[tuple[str, bool], ...] = ()  # pieces of one rendered row, and whether they are trained
+    sources: tuple[dict[str, Any], ...] = ()  # of a mixture: what each source is, and its share of an epoch
 
     def render_marked(self, color: bool | None = None) -> str:
         """One row as the model sees it, its trained part in [[...]], or in green on a terminal."""
@@ -100,7 +101,7 @@ class Tally:
             truncated=self.truncated,
             tokens=sum(tree.size for tree in trees),
             trained_tokens=sum(e - b for tree in trees for leaf in tree.leaves() for b, e in leaf.trained),
-            lengths=spread([length for tree in trees for length in _path_lengths(tree, 0)]),
+            lengths=spread([length for tree in trees for length in path_lengths(tree)]),
             example=_pieces(trees[0], tokenizer),
             **fields,
         )
@@ -120,12 +121,12 @@ def places_of(first: Sequence[str], count: int, source: str) -> str:
     )
 
 
-def _path_lengths(segment: Segment, before: int) -> list[int]:
+def path_lengths(segment: Segment, before: int = 0) -> list[int]:
     """The length of each sequence from the root to a leaf."""
     length = before + len(segment.tokens)
     if not segment.children:
         return [length]
-    return [total for child in segment.children for total in _path_lengths(child, length)]
+    return [total for child in segment.children for total in path_lengths(child, length)]
 
 
 def _pieces(tree: Segment, tokenizer: Any) -> tuple[tuple[str, bool], ...]:

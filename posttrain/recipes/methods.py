@@ -9,10 +9,12 @@ from typing import Any, cast
 
 from posttrain.config.base import Config
 from posttrain.config.command import (
+    BCOCommand,
     DPOCommand,
     EmbeddedStage,
     EvaluateStage,
     GRPOCommand,
+    KTOCommand,
     OfflineRLCommand,
     PPOCommand,
     RewardCommand,
@@ -72,6 +74,22 @@ def train_orpo(run: StageRun) -> StageOutcome:
     return _train(ORPOTrainer(**_given(run)), run)
 
 
+def train_kto(run: StageRun) -> StageOutcome:
+    """The outcome of KTO; its output is the directory of the trained model."""
+    from posttrain.trainers.unpaired import KTOTrainer
+
+    command = cast(KTOCommand, run.fields)
+    return _train(KTOTrainer(**_given(run), ref_model=command.ref_model), run)
+
+
+def train_bco(run: StageRun) -> StageOutcome:
+    """The outcome of BCO; its output is the directory of the trained model."""
+    from posttrain.trainers.unpaired import BCOTrainer
+
+    command = cast(BCOCommand, run.fields)
+    return _train(BCOTrainer(**_given(run), ref_model=command.ref_model), run)
+
+
 def train_reward(run: StageRun) -> StageOutcome:
     """The outcome of reward modelling; its output is the directory of the reward model."""
     from posttrain.trainers.reward import RewardTrainer
@@ -79,7 +97,7 @@ def train_reward(run: StageRun) -> StageOutcome:
     command = cast(RewardCommand, run.fields)
     trainer = RewardTrainer(**_given(run))
     trained = _train(trainer, run)
-    if command.eval_dataset is None:
+    if command.data("eval_dataset") is None:
         return trained
     measured = trainer.evaluate()  # of the model that is saved
     if trainer.held_out is not None:
@@ -245,6 +263,8 @@ METHODS: Mapping[str, Callable[[StageRun], StageOutcome]] = {
     "dpo": train_dpo,
     "cpo": train_cpo,
     "orpo": train_orpo,
+    "kto": train_kto,
+    "bco": train_bco,
     "reward": train_reward,
     "grpo": train_grpo,
     "ppo": train_ppo,
@@ -274,19 +294,11 @@ def _given(run: StageRun) -> dict[str, Any]:
     return {
         "model": command.model,
         "args": command.training().replace(output_dir=str(run.directory)),
-        "train_dataset": command.train_dataset,
-        "eval_dataset": command.eval_dataset,
-        "peft_config": _adapter(command.peft_settings()),
+        "train_dataset": command.data("train_dataset"),
+        "eval_dataset": command.data("eval_dataset"),
+        "peft_config": command.peft_settings(),
         "callbacks": list(run.callbacks),
     }
-
-
-def _adapter(settings: dict[str, Any] | None) -> Any:
-    if settings is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(**settings)
 
 
 def _train(trainer: Any, run: StageRun) -> StageOutcome:

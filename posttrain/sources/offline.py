@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from posttrain.data.per_source import Share
+from posttrain.sources.mixing import mixed_order
 from posttrain.sources.settings import require_same
 from posttrain.types import Batch, Metrics, Segment
 
@@ -32,8 +34,12 @@ class OfflineSource:
         world_size: int = 1,
         identity: str = "",
         rewards: str = "",
+        shares: Sequence[Share] = (),
     ) -> None:
-        """`identity` and `rewards` name what the batches depend on beside the tokens: a reference model, weights."""
+        """`identity` and `rewards` name what the batches depend on beside the tokens: a reference model, weights.
+
+        `shares` says of a mixture whose trees are whose, and how many of each an epoch has.
+        """
         self._trees = trees
         self._build = build
         self._rows = rows_per_step
@@ -48,8 +54,11 @@ class OfflineSource:
             "order of the rows": strategy,
             "dataloader_drop_last": drop_last,
             **({"set of rewards": rewards} if rewards else {}),
+            **({"mixture": [share.per_epoch for share in shares]} if shares else {}),
         }
-        self.steps_per_epoch = steps_per_epoch(len(trees), rows_per_step, drop_last)
+        self._shares = shares
+        rows = sum(share.per_epoch for share in shares) or len(trees)
+        self.steps_per_epoch = steps_per_epoch(rows, rows_per_step, drop_last)
         self._step = 0  # steps given out so far
 
     @property
@@ -76,14 +85,20 @@ class OfflineSource:
         return spare
 
     def _epoch_order(self, epoch: int) -> list[int]:
-        count = len(self._trees)
-        order = epoch_order(count, self._strategy, self._seed, epoch)
+        if self._shares:
+            order = mixed_order(self._shares, self._strategy, self._seed, epoch)
+        else:
+            order = epoch_order(len(self._trees), self._strategy, self._seed, epoch)
         if self._strategy == "group_by_length":
             # the longest first within runs of fifty steps: rows of like length meet, and memory is tried early
             run = 50 * self._rows
-            runs = [order[i : i + run] for i in range(0, count, run)]
+            runs = [order[i : i + run] for i in range(0, len(order), run)]
             order = [i for part in runs for i in sorted(part, key=lambda i: -self._trees[i].size)]
         return order
+
+    def end_epoch(self) -> None:
+        """Leaves out what is left of the epoch; nothing, where one has just ended."""
+        self._step = math.ceil(self._step / self.steps_per_epoch) * self.steps_per_epoch
 
     def metrics(self) -> Metrics:
         """A dataset has nothing to report."""

@@ -28,11 +28,13 @@ def offline_plan(
     watch: Watch | None = None,
     identity: str = "",
     rewards: str = "",
+    attach: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Plan:
     """Passes over the trees of `train`, the loss of `evaluation`; watched by `OfflineGuards` unless by another.
 
     `identity` is the reference model's content hash, `rewards` that of what weights were made of; `needs` is what the
-    loss asks of the learner beside log-probabilities.
+    loss asks of the learner beside log-probabilities. `attach` adds to a batch of `evaluation` what is known only over
+    those of all processes.
     """
     config, runtime = assembled.config, assembled.runtime
 
@@ -49,6 +51,7 @@ def offline_plan(
             world_size=runtime.world_size,
             identity=identity,
             rewards=rewards,
+            shares=train.shares,
         )
 
     def evaluate() -> dict[str, float]:
@@ -58,13 +61,13 @@ def offline_plan(
         if not share:
             batch.units.update(dict.fromkeys(batch.units, 0.0))
         return evaluate_loss(
-            assembled.learner, batch, loss, runtime=runtime, max_tokens=assembled.budget.max_tokens, needs=needs
+            assembled.learner, attach(batch), loss, runtime=runtime, max_tokens=assembled.budget.max_tokens, needs=needs
         )
 
     seen = train if evaluation is None else evaluation
     return Plan(
         source=source if train is not None else None,
-        max_steps=count_steps(config, len(train.trees), runtime.world_size) if train is not None else 0,
+        max_steps=count_steps(config, len(train), runtime.world_size) if train is not None else 0,
         report=train.report if train is not None else None,
         loss=loss,
         needs=needs,
