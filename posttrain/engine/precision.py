@@ -19,6 +19,11 @@ class Precision:
     reason: str
 
     @classmethod
+    def half(cls) -> Self:
+        """float16, which is never chosen, only asked for."""
+        return cls(dtype=torch.float16, reason="fp16=True is set, with the loss scaled")
+
+    @classmethod
     def of(cls, bf16: bool, reason: str) -> Self:
         """bfloat16 or float32."""
         return cls(dtype=torch.bfloat16 if bf16 else torch.float32, reason=reason)

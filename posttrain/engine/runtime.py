@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import random
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,24 +11,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
+
+from posttrain.config.machine import MachineConfig
+from posttrain.engine.loss_scale import LossScale
 
 
 class Runtime:
     """One process's view of the run, on accelerate: started alone, by `torchrun` or by `accelerate launch`."""
 
-    def __init__(self, *, use_cpu: bool = False) -> None:
+    def __init__(self, *, use_cpu: bool = False, config: MachineConfig | None = None) -> None:
+        """Without a `config`, one process or several as its defaults have it."""
+        config = config or MachineConfig(use_cpu=use_cpu)
         if not torch.distributed.is_initialized():
             # accelerate keeps the first choice of device for the whole process; a second trainer chooses anew
             AcceleratorState._reset_state(reset_partial_state=True)
             PartialState._reset_state()
             GradientState._reset_state()
-        # one process measures or saves while the others wait, and a rollout takes as long as it takes
-        patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=12))
-        self._accelerator = Accelerator(cpu=use_cpu, kwargs_handlers=[patience])
+        self._accelerator = Accelerator(cpu=config.use_cpu, kwargs_handlers=_handlers(config))
+        self._config = config
+        self.average_tokens = config.average_tokens_across_devices
         self.autocast_dtype: torch.dtype | None = None
+        self.loss_scale: LossScale | None = None  # of float16
 
     @property
     def device(self) -> torch.device:
@@ -45,6 +52,10 @@ class Runtime:
     def is_main(self) -> bool:
         return self._accelerator.is_main_process
 
+    def speaks(self, level: int = logging.INFO) -> bool:
+        """Whether this process says messages of such a level: log_level, log_level_replica."""
+        return self._config.speaks(self.rank, level)
+
     def prepare(self, learner: nn.Module) -> nn.Module:
         """The learner on its device, wrapped for data parallelism where there are several processes."""
         return self._accelerator.prepare_model(learner)
@@ -53,11 +64,10 @@ class Runtime:
         """Backward passes inside do not exchange gradients."""
         return self._accelerator.no_sync(wrapped)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the model's forward pass."""
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+    def autocast(self, dtype: torch.dtype | None = None) -> AbstractContextManager[Any]:
+        """The precision of the model's forward pass; `dtype` names another."""
+        dtype = dtype or self.autocast_dtype
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def barrier(self) -> None:
         self._accelerator.wait_for_everyone()
@@ -81,6 +91,20 @@ class Runtime:
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sums over all processes. Every process must name the same things in the same order."""
         return {name: sum(column) for name, column in zip(values, zip(*self.gather(values.values())))}
+
+
+def _handlers(config: MachineConfig) -> list[Any]:
+    """What accelerate is told of the processes: how long they wait, over what they speak, what DDP does."""
+    # one process measures or saves while the others wait, and a rollout takes as long as it takes
+    group = InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=config.ddp_timeout))
+    group.backend = config.ddp_backend or group.backend
+    asked = {
+        "find_unused_parameters": config.ddp_find_unused_parameters,
+        "bucket_cap_mb": config.ddp_bucket_cap_mb,
+        "broadcast_buffers": config.ddp_broadcast_buffers,
+        "static_graph": config.ddp_static_graph,
+    }
+    return [group, DistributedDataParallelKwargs(**{name: value for name, value in asked.items() if value is not None})]
 
 
 def seed_everything(seed: int) -> None:

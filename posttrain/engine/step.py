@@ -40,6 +40,7 @@ class Budget:
 
     max_tokens: int
     halvings: int = field(default=0)
+    fixed: bool = False  # a pass that is too large for the memory ends the run
 
     def halve(self) -> None:
         self.max_tokens //= 2
@@ -57,23 +58,33 @@ def step(
     max_grad_norm: float,
     needs: Sequence[str] = ("logprobs",),
     make_room: Callable[[], bool] | None = None,
+    tell: Callable[[str], None] = lambda event: None,
 ) -> StepResult:
     """Runs the batch and updates the parameters, unless the loss or the gradient is not finite.
 
     `make_room` is a last resort when memory runs out at the smallest cut: it frees some (recomputing activations) and
-    returns whether it could. Raises TrainingError when nothing helps.
+    returns whether it could. `tell` is called with what happens within the step, as transformers names it. Raises
+    TrainingError when nothing helps.
     """
     while True:
         optimizer.zero_grad(set_to_none=True)
         before = random_state(runtime.device)
         try:
-            total, metrics, passes = _accumulate(learner, batch, loss, runtime, budget.max_tokens, needs)
-            break
+            total, metrics, passes = _accumulate(learner, batch, loss, runtime, budget.max_tokens, needs, tell)
+            norm = _unscaled_norm(learner, runtime)
+            scale = runtime.loss_scale
+            if scale is None or not math.isfinite(total) or math.isfinite(norm) or not scale.overflowed():
+                break  # else the gradient was too large for float16: the same again, with half the scale
         except torch.OutOfMemoryError as error:
             if runtime.world_size > 1:
                 raise TrainingError(
                     f"out of memory with max_tokens_per_pass={budget.max_tokens}: start again with half of it "
                     "(with several processes the cut cannot be changed in the middle of a step)"
+                ) from error
+            if budget.fixed:
+                raise TrainingError(
+                    f"out of memory with max_tokens_per_pass={budget.max_tokens}: start again with half of it, or with "
+                    "auto_find_batch_size=true"
                 ) from error
             if len(batch.cut(budget.max_tokens)) < len(batch.cut(1)):
                 budget.halve()
@@ -86,13 +97,16 @@ def step(
         if runtime.device.type == "cuda":
             torch.cuda.empty_cache()
         set_random_state(before, runtime.device)
-    parameters = [p for p in learner.parameters() if p.grad is not None]
-    norm = float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     finite = math.isfinite(total) and math.isfinite(norm)
     if finite:
         if max_grad_norm:
+            parameters = [p for p in learner.parameters() if p.grad is not None]
             nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, torch.tensor(norm))
+        tell("on_pre_optimizer_step")
         optimizer.step()
+        tell("on_optimizer_step")
+        if runtime.loss_scale is not None:
+            runtime.loss_scale.went_well()
     return StepResult(
         loss=total,
         metrics={name: pair for name, pair in metrics.items() if name != "tokens"},
@@ -104,13 +118,26 @@ def step(
 
 
 def _accumulate(
-    learner: nn.Module, batch: Batch, loss: LossFunction, runtime: Runtime, max_tokens: int, needs: Sequence[str]
+    learner: nn.Module,
+    batch: Batch,
+    loss: LossFunction,
+    runtime: Runtime,
+    max_tokens: int,
+    needs: Sequence[str],
+    tell: Callable[[str], None],
 ) -> tuple[float, dict[str, tuple[float, float]], int]:
     """Gradients of the whole step in `.grad`; the loss, the metrics and the number of passes."""
     parts = batch.cut(max_tokens) if batch.forest.leaves else [batch.nothing()]
     table = runtime.gather([len(parts), *batch.units.values()])
     passes = int(max(row[0] for row in table))
     units = {name: sum(row[1 + i] for row in table) for i, name in enumerate(batch.units)}
+    # DDP takes the mean of the processes' gradients: of sums over all units, or of means over each process's own
+    size = runtime.world_size
+    shares = {
+        name: size / (units[name] or 1.0) if runtime.average_tokens else 1.0 / (own or 1.0)
+        for name, own in batch.units.items()
+    }
+    grown = 1.0 if runtime.loss_scale is None else runtime.loss_scale.value
     parts += [batch.nothing()] * (passes - len(parts))
     sums: dict[str, list[torch.Tensor]] = {}  # one value a part; added up in float64 when the step is over
     metrics: dict[str, list[list[torch.Tensor]]] = {}
@@ -120,20 +147,30 @@ def _accumulate(
             with runtime.autocast():
                 outputs = learner(part.forest, needs)
             result = loss(part, outputs)
-            scaled = [term * (runtime.world_size / (units[name] or 1.0)) for name, term in result.terms.items()]
+            scaled = [term * (shares[name] * grown) for name, term in result.terms.items()]
             torch.stack(scaled).sum().backward()
+        if number < passes:
+            tell("on_substep_end")
         for name, term in result.terms.items():
             sums.setdefault(name, []).append(term.detach())
         for name, pair in result.metrics.items():
             metrics.setdefault(name, []).append([torch.as_tensor(value).detach() for value in pair])
-    flat = {f"term/{name}": _total(values) for name, values in sums.items()}
+    flat = {f"term/{name}": _total(values) * (shares[name] / size) for name, values in sums.items()}
     for name, pairs in metrics.items():
         flat[f"sum/{name}"], flat[f"count/{name}"] = (_total(values) for values in zip(*pairs))
     flat["tokens"] = float(len(batch.forest.tokens)) if batch.forest.leaves else 0.0
     flat = runtime.sum(flat)
-    total = sum(flat[f"term/{name}"] / (units[name] or 1.0) for name in sums)
+    total = sum(flat[f"term/{name}"] for name in sums)
     reduced = {name: (flat[f"sum/{name}"], flat[f"count/{name}"]) for name in metrics}
     return total, reduced | {"tokens": (flat["tokens"], 1.0)}, passes
+
+
+def _unscaled_norm(learner: nn.Module, runtime: Runtime) -> float:
+    """The gradient's norm; what float16 multiplied the loss with is taken off the gradients."""
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    if runtime.loss_scale is not None:
+        torch._foreach_div_(gradients, runtime.loss_scale.value)
+    return float(nn.utils.get_total_norm(gradients))
 
 
 def _total(values: Sequence[torch.Tensor]) -> float:
