@@ -30,6 +30,8 @@ from posttrain.models.locating import (
     read_json,
 )
 from posttrain.models.lora import embedding_rows
+from posttrain.models.new_tokens import rows_for_adapter
+from posttrain.models.quantisation import is_quantised, quantisation
 from posttrain.models.stopping import set_stop_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,7 +97,7 @@ def load_model(
     `dtype` is that of the weights; "auto" is the one they were saved in, None is float32, and bfloat16 on a GPU whose
     memory would not hold the training state in float32. `device` None is the GPU where there is one. Raises ModelError
     for what cannot be a policy: encoders, encoder-decoders, classifiers, and weights of which a part is missing and
-    would be random.
+    would be random. A `quantization_config`, or `load_in_4bit`, is that of bitsandbytes.
     """
     directory = local_directory(name_or_path)
     if directory is not None and (directory / "adapter_config.json").exists():
@@ -108,6 +110,7 @@ def load_model(
         )
         if isinstance(base, PeftModel):
             raise ModelError(f"the adapter {str(directory)!r} lies on another adapter. Merge that one first.")
+        rows_for_adapter(base, directory)
         return pretrained(
             str(directory),
             "adapter",
@@ -123,6 +126,9 @@ def load_model(
     if asked == "auto":
         asked = config.get_text_config().dtype or torch.float32
     weights = as_dtype(asked) if asked is not None else choose_dtype(config, place)
+    quantised = quantisation(init_kwargs, place)
+    if quantised is not None:  # such weights are put where they belong as they are read
+        init_kwargs |= {"quantization_config": quantised, "device_map": {"": place}}
     loaded: Any = pretrained(
         name,
         "model",
@@ -138,7 +144,7 @@ def load_model(
             f"{' ...' if len(missing) > 3 else ''}), which would be random. Its config.json and its weights do not"
             " belong together, or it is not a language model."
         )
-    return model.to(place).eval()
+    return (model if is_quantised(model) else model.to(place)).eval()
 
 
 def adapter_base(directory: Path) -> str:
@@ -236,8 +242,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
         raise ModelError(
             f"the tokenizer's ids go up to {max(beyond)}, but the model embeds only {rows} tokens: there is no row for"
             f" {', '.join(repr(beyond[token]) for token in sorted(bad)[:5])}. If the tokenizer belongs to the model"
-            " and got new tokens, call model.resize_token_embeddings(len(tokenizer)) first and train the embedding;"
-            " else take the model's own tokenizer."
+            " and got new tokens, name them in add_special_tokens (or add_tokens) of the configuration instead, which"
+            " gives them rows that are trained; else take the model's own tokenizer."
         )
     names = ", ".join(beyond[token] for token in sorted(beyond)[:5])
     return [f"the model has no embedding for {len(beyond)} special tokens, which no text may contain: {names}"]

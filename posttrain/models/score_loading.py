@@ -32,6 +32,8 @@ from posttrain.models.loading import (
     pretrained,
 )
 from posttrain.models.locating import check_model_directory, local_directory, read_json
+from posttrain.models.new_tokens import rows_for_adapter
+from posttrain.models.quantisation import is_quantised, quantisation
 from posttrain.models.quiet import no_load_report
 
 START = 0.01  # of the size of a hidden state's numbers: what a fresh head's scores are at most about
@@ -58,6 +60,7 @@ def load_score_model(
             adapted: Any = load_model(directory, **options)
             return score_model_of(adapted.merge_and_unload())
         base = load_score_model(adapter_base(directory), **options)
+        rows_for_adapter(base, directory)
         return pretrained(
             str(directory), "adapter", lambda: PeftModel.from_pretrained(base, str(directory), is_trainable=True)
         ).eval()
@@ -69,6 +72,8 @@ def load_score_model(
     place = torch.device(device or accelerator() or "cpu")
     asked = config.get_text_config().dtype or torch.float32 if dtype == "auto" else dtype
     weights = as_dtype(asked) if asked is not None else choose_dtype(config, place)
+    if (quantised := quantisation(init_kwargs, place)) is not None:
+        init_kwargs |= {"quantization_config": quantised, "device_map": {"": place}}
     with no_load_report():  # the new head and the old one's weights are expected; what is missing is looked at below
         loaded: Any = pretrained(
         name,
@@ -88,7 +93,7 @@ def load_score_model(
             f"{' ...' if len(missing) > 3 else ''}), which would be random. Its config.json and its weights do not"
             " belong together."
         )
-    return model.to(place).eval()
+    return (model if is_quantised(model) else model.to(place)).eval()
 
 
 def is_reward_model(config: PreTrainedConfig) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 import yaml
-from peft import TaskType
+from peft import PeftModel, TaskType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.config.lora import adapter_learning_rate
 from posttrain.config.training import TrainingConfig
 from posttrain.engine.checkpoint import checkpoints
 from posttrain.engine.precision import Precision, fastest_precision
@@ -22,7 +23,9 @@ from posttrain.errors import ConfigError, ModelError
 from posttrain.models.heads import KEEP_BYTES
 from posttrain.models.learner import Learner
 from posttrain.models.loading import as_dtype, check_vocabulary, load_model, load_tokenizer, prepare_tokenizer
-from posttrain.models.lora import apply_lora, trainable_parameters
+from posttrain.models.lora import apply_lora, describe_adapter, trainable_parameters
+from posttrain.models.new_tokens import add_tokens, ids_of, make_rows_for
+from posttrain.models.quantisation import check_adapted, is_quantised
 from posttrain.models.score_loading import load_score_model, score_model_of, settle_pad_token
 from posttrain.models.scoring import ScoreLearner
 from posttrain.trainers.checks import Data, check_before_loading, check_positions, count_steps
@@ -68,6 +71,7 @@ def resolve_tokenizer(model: Any, processing_class: Any, config: TrainingConfig)
             setattr(tokenizer, field, token)
     if (template := getattr(config, "chat_template_path", None)) is not None:
         tokenizer.chat_template = _template(template)
+    add_tokens(tokenizer, plain=config.add_tokens, special=config.add_special_tokens)
     prepare_tokenizer(tokenizer)
     return tokenizer
 
@@ -118,7 +122,7 @@ def load_onto(
         raise ConfigError("model_init_kwargs is for a model given by name; this one is loaded already")
     elif config.dtype not in (None, "auto"):
         model = model.to(as_dtype(config.dtype))
-    return model.to(device)
+    return model if is_quantised(model) else model.to(device)
 
 
 def load_beside(
@@ -178,14 +182,18 @@ def assemble(
         if data is not None and runtime.is_main:
             print(data.report.text())
     device = runtime.device
+    model = load_onto(model, device, config, load=load_score_model if scores else load_model)
+    named = ids_of(tokenizer, config.add_tokens, config.add_special_tokens)
+    notes = make_rows_for(model, tokenizer, named)
     if scores:
-        model = score_model_of(load_onto(model, device, config, load=load_score_model))
-        notes = check_vocabulary(tokenizer, model)
+        model = score_model_of(model)
+        notes += check_vocabulary(tokenizer, model)
         notes += settle_pad_token(model, tokenizer, asked=getattr(config, "pad_token", None) is not None)
     else:
-        model = load_onto(model, device, config)
-        notes = prepare_tokenizer(tokenizer, model)
-    model = apply_lora(model, peft_config, task_type=TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM)
+        notes += prepare_tokenizer(tokenizer, model)
+    kind = TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM
+    model = apply_lora(model, peft_config, task_type=kind, tokens=named)
+    check_adapted(model)
     if not trainable_parameters(model).trainable:
         raise ConfigError(
             "every parameter of the model is frozen: unfreeze some with requires_grad_, or pass a peft_config"
@@ -207,6 +215,11 @@ def assemble(
         "max_tokens_per_pass": tokens,
         "num_threads": torch.get_num_threads(),
     }
+    if isinstance(model, PeftModel):
+        notes.append(describe_adapter(model))
+        if (rate := adapter_learning_rate(config)) is not None:
+            chosen["learning_rate"] = rate.chosen
+            notes += rate.notes
     computed = precision.dtype if precision.autocast else model.dtype
     notes += [
         str(trainable_parameters(model)),

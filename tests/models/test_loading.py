@@ -239,7 +239,7 @@ def test_vocabulary_larger_than_the_model(tiny_tokenizer, tiny_model):
     tiny_tokenizer.add_tokens(["<image>"], special_tokens=True)
     assert "no embedding for 1 special tokens" in check_vocabulary(tiny_tokenizer, model)[0]
     tiny_tokenizer.eos_token = "<image>"
-    with pytest.raises(ModelError, match=r"'<image>'.*resize_token_embeddings"):
+    with pytest.raises(ModelError, match=r"'<image>'.*add_special_tokens"):
         prepare_tokenizer(tiny_tokenizer, model)
     model.resize_token_embeddings(len(tiny_tokenizer))
     assert check_vocabulary(tiny_tokenizer, model) == []

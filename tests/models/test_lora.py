@@ -8,7 +8,8 @@ from tiny import ARCHITECTURES
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from posttrain.errors import ConfigError, ModelError
-from posttrain.models.lora import apply_lora, check_merged, merge_and_save, merged_copy, trainable_parameters
+from posttrain.models.lora import apply_lora, trainable_parameters
+from posttrain.models.merging import check_merged, merge_and_save, merged_copy
 from posttrain.models.saving import save_model
 
 TOKENS = torch.arange(5, 25)[None]
