@@ -1,0 +1,249 @@
+"""From what a trial told to what the whole stage will take: time, memory, disk, and how sure that is."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from posttrain.recipes.estimating.probing import every, first, last
+
+FLOOR = 0.10  # what a trial of seconds cannot see: the machine's other work, rows that are not like those tried
+UNSEEN = 0.30  # of activations that were not reached in the trial
+KEPT = 32  # bytes of a reference's log-probability while it is held for each trained token, as Python holds it
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """An estimate with the interval that it is expected in."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, estimate: float, relative: float) -> Range:
+        return cls(estimate=estimate, low=estimate * max(0.0, 1 - relative), high=estimate * (1 + relative))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """What is known of a stage before it starts."""
+
+    stage: str
+    method: str
+    status: str  # "estimated", "by arithmetic" (not tried), "finished", "not estimated"
+    why: str = ""  # of what was not estimated, or not tried
+    steps: int | None = None
+    tokens: float | None = None  # of all rows that are trained on, passes over the data included; None where sampled
+    time: Range | None = None  # seconds of the stage
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by what they go to
+    memory: Range | None = None  # bytes at the peak, on `device`
+    parts: Mapping[str, float] = field(default_factory=dict)  # bytes by what they are for
+    device: str | None = None
+    available: int | None = None  # bytes that the device still has
+    fits: bool | None = None
+    disk: Mapping[str, float] = field(default_factory=dict)
+    uses: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    not_estimated: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds of the steps of a run, from those of a trial."""
+
+    seconds: float  # of all steps
+    relative: float  # half the width of the interval, of it
+    counted: int  # cycles that the time of a step was taken from
+
+
+def pace(trial: Event, steps: Sequence[Event], plan: Mapping[str, Any], mean: float) -> Pace:
+    """The whole run's steps, from the trial's.
+
+    A step takes its optimiser's time and that of its tokens; where answers are sampled, a whole rollout is taken as it
+    is. `mean` is the tokens of a unit before anything is sampled.
+    """
+    cycle, skipped = int(trial["cycle"]), int(trial["skipped"])
+    whole = [steps[i : i + cycle] for i in range(0, len(steps) - cycle + 1, cycle)]
+    warm = [part for part in whole if part[0]["number"] > skipped]
+    counted = warm or whole[-1:] or [steps]  # the first steps are slower: better than nothing
+    times = [_taken(part) for part in counted]
+    tokens = [max(1, sum(step["tokens"] for step in part)) for part in counted]
+    updates = [sum(step["optimizer"] for step in part) for part in counted]
+    cycles = plan["steps"] / plan["cycle"]
+    if trial["sampled"]:
+        each = statistics.fmean(times)
+        seconds, error = cycles * each * plan["units"] / trial["batch"], _error(times)
+    else:
+        rate = _middle(times, tokens, updates)
+        each = statistics.fmean(times)
+        seconds = statistics.median(updates) * cycles + plan["total"] * mean * rate
+        error = _error([(taken - update) / count for taken, update, count in zip(times, updates, tokens)])
+    if warm:
+        seconds += sum(max(0.0, _taken(part) - each) for part in whole if part[0]["number"] <= skipped)
+    return Pace(seconds=seconds, relative=max(FLOOR, 2 * error), counted=len(counted))
+
+
+def _taken(part: Sequence[Event]) -> float:
+    """Seconds of some steps, with getting their batches."""
+    return sum(step["source"] + step["step"] for step in part)
+
+
+def _error(values: Sequence[float]) -> float:
+    """The standard error of the mean, of the mean; a guess where there is one value only."""
+    if len(values) < 2:
+        return 0.25
+    return statistics.stdev(values) / len(values) ** 0.5 / statistics.fmean(values)
+
+
+def _middle(times: Sequence[float], tokens: Sequence[int], updates: Sequence[float]) -> float:
+    """Seconds a token: all together, without the slowest tenth, which something else on the machine made slow."""
+    ranked = sorted(zip(times, tokens, updates), key=lambda row: (row[0] - row[2]) / row[1])
+    kept = ranked[: len(ranked) - len(ranked) // 10]
+    return sum(taken - update for taken, _, update in kept) / sum(count for _, count, _ in kept)
+
+
+def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tuple[str, ...]) -> StageEstimate:
+    """The estimate of a stage from what its trial told, as far as that went."""
+    known: dict[str, Any] = {"stage": stage, "method": method, "notes": notes}
+    composed, read = first(events, "composed"), first(events, "read")
+    error = last(events, "error") or last(events, "killed")
+    if composed is None or read is None:
+        why = (
+            "the trial ended before anything was known" if error is None else str(error.get("text") or "it was killed")
+        )
+        return StageEstimate(**known, status="not estimated", why=why)
+    plan = read["schedule"]
+    known |= {"steps": plan["steps"], "device": composed["device"], "available": composed["available"]}
+    if not plan["sampled"]:
+        known["tokens"] = plan["total"] * read["mean"]
+    known["disk"] = _disk(composed, last(events, "checkpoint"), last(events, "saved"), plan)
+    trial, begin = last(events, "trial"), last(events, "begin")
+    steps = _steps_of_last(events)
+    if trial is None or begin is None or not steps:
+        return _by_arithmetic(known, composed, error, tried=trial is not None)
+    known["uses"] = begin["uses"]
+    paced = pace(trial, steps, plan, read["mean"])
+    seconds = _seconds(events, read, plan, begin, trial, paced)
+    memory, parts = _memory(events, composed, read, begin, trial, plan)
+    total = sum(seconds.values())
+    left = composed["available"]
+    if left is not None and composed["device"] == "cpu":  # it was asked for by a process that had its share
+        known["available"] = left = left + imported["resident"] if (imported := first(events, "imported")) else left
+    return StageEstimate(
+        **known, status="estimated",
+        time=Range.around(total, paced.relative + (0.15 if not trial["whole"] else 0.0)),
+        seconds={name: value for name, value in seconds.items() if value},
+        memory=memory, parts=parts, fits=None if left is None else memory.estimate <= left,
+        not_estimated=_unknown(events, paced),
+    )  # fmt: skip
+
+
+def _steps_of_last(events: Sequence[Event]) -> list[Event]:
+    """The steps of the last trial that had any."""
+    trials: list[list[Event]] = []
+    for event in events:
+        if event["event"] == "trial":
+            trials.append([])
+        elif event["event"] == "step" and trials:
+            trials[-1].append(event)
+    return next((steps for steps in reversed(trials) if steps), [])
+
+
+def _seconds(
+    events: Sequence[Event], read: Event, plan: Mapping[str, Any], begin: Event, trial: Event, paced: Pace
+) -> dict[str, float]:
+    """Seconds of the stage by what they go to."""
+    measured = [event["seconds"] for event in every(events, "evaluation")]
+    judged = min(measured) if measured else 0.0
+    forward = judged / max(1, trial["judged_tokens"])  # seconds a token without gradient
+    share = read["evaluated_units"] / max(1, trial["judged_units"])
+    asked = (last(events, "saved") or last(events, "stopped") or {}).get("reference", False)
+    reference = forward * (read["tokens"] + read["evaluated_tokens"]) if asked else 0.0
+    loading = begin["seconds"] - (forward * (trial["tokens"] + trial["judged_tokens"]) if asked else 0.0)
+    checkpoint, trained, saved = last(events, "checkpoint"), last(events, "trained"), last(events, "saved")
+    return {
+        "loading": max(0.0, loading),
+        "reading": read["seconds"],
+        "reference": reference,
+        "steps": paced.seconds,
+        "evaluation": plan["evaluations"] * judged * share,
+        "checkpoints": plan["checkpoints"] * (0.0 if checkpoint is None else checkpoint["seconds"]),
+        "saving": saved["at"] - trained["at"] if saved is not None and trained is not None else 0.0,
+    }
+
+
+def _memory(
+    events: Sequence[Event], composed: Event, read: Event, begin: Event, trial: Event, plan: Mapping[str, Any]
+) -> tuple[Range, dict[str, float]]:
+    """Bytes at the peak, and what they are for; what the trial did not reach is added."""
+    last_one = last(events, "saved") or last(events, "trained") or last(events, "stopped") or last(events, "step")
+    assert last_one is not None
+    parts: dict[str, float] = dict(composed["parts"])
+    held = sum(parts.values())
+    if composed["device"] != "cpu":
+        peak, base = float(last_one["gpu_peak"]), 0.0
+    else:
+        peak, base = float(last_one["peak"]), float(begin["resident"]) - parts["weights"] - parts["reference"]
+    more = 0.0
+    relative = FLOOR
+    rest = max(0.0, peak - base - held)
+    if not trial["whole"]:
+        most = max((step["tokens"] for step in every(events, "step")), default=1)
+        room = begin["uses"]["max_tokens_per_pass"] or most
+        if most < room and most < plan["units"] * read["mean"]:
+            reached = min(room, plan["units"] * read["mean"])
+            more = rest * (reached / most - 1)
+            relative = FLOOR + UNSEEN * more / (peak + more)
+    if composed["device"] == "cpu":
+        more += read["bytes"] * (1 / read["share"] - 1)
+        base += read["bytes"] * (1 / read["share"] - 1)
+    parts = {"program and data": max(0.0, base), **parts, "activations and buffers": rest + max(0.0, more)}
+    return Range.around(peak + more, relative), {name: value for name, value in parts.items() if value}
+
+
+def _disk(composed: Event, checkpoint: Event | None, saved: Event | None, plan: Mapping[str, Any]) -> dict[str, float]:
+    each = composed["checkpoint"] if checkpoint is None else checkpoint["bytes"]
+    model = composed["model_file"] if saved is None else saved["bytes"]
+    return {"checkpoint": each, "checkpoints": plan["kept"], "model": model, "total": each * plan["kept"] + model}
+
+
+def _by_arithmetic(known: dict[str, Any], composed: Event, error: Event | None, *, tried: bool) -> StageEstimate:
+    parts = {name: float(value) for name, value in composed["parts"].items() if value}
+    held, left = sum(parts.values()), composed["available"]
+    fits = None if left is None or held <= left else False
+    if fits is False:
+        why = "the weights and what belongs to them do not fit, so nothing was tried; activations come on top"
+    elif error is not None:
+        why = str(error.get("text") or "the trial was killed, probably because memory ran out")
+        fits = False if error["event"] == "killed" else fits
+    elif tried:
+        why = "not one step fitted into the time; give more --seconds"
+    else:
+        why = "nothing was tried (--seconds 0); activations come on top"
+    return StageEstimate(
+        **known, status="by arithmetic", why=why, parts=parts, fits=fits,
+        memory=Range(estimate=held, low=held, high=float("inf")),
+    )  # fmt: skip
+
+
+def _unknown(events: Sequence[Event], paced: Pace) -> tuple[str, ...]:
+    """What the estimate leaves out, in sentences."""
+    trial = last(events, "trial")
+    said = []
+    if trial is not None and trial["sampled"]:
+        said.append("how much longer or shorter answers become as the model learns")
+        if not trial["whole"]:
+            said.append("the speed of a whole rollout: a smaller one was tried, which is slower for each answer")
+    if paced.counted < 2:
+        said.append("how much steps differ: only one was timed, give more --seconds")
+    return tuple(said)

@@ -1,0 +1,281 @@
+"""The process that tries a stage: `python -m posttrain.recipes.estimating.probe`, its task as JSON on stdin.
+
+It reads the stage's rows as the run would, takes a few of them, and lets the stage's own trainer train on these for a
+few steps in a directory that is thrown away. What it sees goes out as lines of JSON. A process of its own, because a
+peak of memory can be counted only once, and because what does not fit is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Tell = Callable[..., None]
+SPEED_SHARE = 0.4  # of the speed of bare products that a training step reaches at least
+STEPS = 5  # that must fit into the time
+PASSES = 4  # of a step that is tried at most; a larger step is more of the same
+SAVED_BYTES = 2**30  # what is larger is not written for a trial
+LEARNING = 6  # floating-point operations a parameter and token: forward, and both products of the backward
+
+
+class OutOfTimeError(Exception):
+    """The time to try is over in the middle of a step."""
+
+
+def main() -> None:
+    """Tries the stage on stdin. What libraries print goes to a log beside the trial."""
+    began = time.perf_counter() - _alive()
+    task = json.load(sys.stdin)
+    directory = Path(task["directory"])
+    out = os.fdopen(os.dup(1), "w")
+    log = os.open(directory / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+    def tell(event: str, **values: Any) -> None:
+        out.write(json.dumps({"event": event, "at": time.perf_counter(), **values}) + "\n")
+        out.flush()
+
+    from posttrain.errors import PosttrainError
+
+    try:
+        _try(task, directory, tell, began)
+    except PosttrainError as error:
+        tell("error", text=str(error))
+    except MemoryError:
+        tell("error", text="out of memory")
+    out.flush()
+    os._exit(0)  # workers of rewards, threads of libraries: all of it is thrown away
+
+
+def _alive() -> float:
+    """Seconds since this process was started, where the system tells."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _try(task: dict[str, Any], directory: Path, tell: Tell, began: float) -> None:
+    import torch
+
+    from posttrain.config.methods import METHODS
+    from posttrain.engine.machine import available_memory, resident_bytes
+    from posttrain.models.loading import accelerator
+    from posttrain.recipes.estimating.composition import compose
+    from posttrain.recipes.estimating.schedule import schedule
+    from posttrain.recipes.estimating.sizes import read_sizes
+    from posttrain.trainers.assembly import resolve_tokenizer
+
+    method, seconds = task["method"], float(task["seconds"])
+    command: Any = METHODS[method].fields.from_values(task["values"])
+    config: Any = command.training()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    device = torch.device("cpu" if config.use_cpu else accelerator() or "cpu")
+    tell("imported", seconds=time.perf_counter() - began, resident=resident_bytes())
+    composed = compose(command.model, config, adapter=command.peft_settings(), scores=method == "reward", device=device)
+    available = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    tell(
+        "composed", parts=composed.parts(), parameters=composed.parameters, trained=composed.trained,
+        model_file=composed.model_file, checkpoint=composed.checkpoint, available=available, device=device.type,
+    )  # fmt: skip
+    tokenizer = resolve_tokenizer(command.model, None, config)
+    before = resident_bytes()
+    train = read_sizes(method, command.train_dataset, tokenizer, config, name="train_dataset")
+    evaluation = None
+    if command.eval_dataset is not None:
+        evaluation = read_sizes(method, command.eval_dataset, tokenizer, config, name="eval_dataset")
+    plan = schedule(config, train.count, evaluates=evaluation is not None)
+    tell(
+        "read", seconds=train.seconds + (0.0 if evaluation is None else evaluation.seconds), rows=len(train.rows),
+        share=train.share, units=train.count, tokens=train.tokens, mean=train.mean,
+        spread=_spread([unit.tokens for unit in train.units]),
+        longest=max(unit.tokens for unit in train.units), bytes=(resident_bytes() - before),
+        evaluated_units=0 if evaluation is None else evaluation.count,
+        evaluated_tokens=0.0 if evaluation is None else evaluation.tokens, schedule=vars(plan),
+    )  # fmt: skip
+    if seconds <= 0 or (available is not None and composed.held > available):
+        return
+    trial = _Trial(task=task, command=command, plan=plan, train=train, evaluation=evaluation, directory=directory)
+    trial.run(tell, composed, device)
+
+
+def _spread(values: list[int]) -> float:
+    mean = sum(values) / len(values)
+    return (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+
+
+class _Trial:
+    """A few steps of the stage's own trainer on a few of its rows."""
+
+    def __init__(self, *, task: Any, command: Any, plan: Any, train: Any, evaluation: Any, directory: Path) -> None:
+        self.task, self.command, self.plan = task, command, plan
+        self.train, self.evaluation, self.directory = train, evaluation, directory
+
+    def run(self, tell: Tell, composed: Any, device: Any) -> None:
+        """Tries; where not even two steps fit into the time, once more with as little as there is."""
+        batch = self._affordable(composed, device)
+        for attempt, size in enumerate(dict.fromkeys((batch, 1))):
+            if self._attempt(tell, size, composed, attempt):
+                return
+        tell("slow")
+
+    def _affordable(self, composed: Any, device: Any) -> int:
+        """Units of a step that is tried."""
+        import torch
+
+        from posttrain.engine.throughput import product_rate
+        from posttrain.recipes.estimating.schedule import online
+        from posttrain.trainers.assembly import CPU_TOKENS_PER_PASS, CUDA_TOKENS_PER_PASS
+
+        if online(self.command):
+            return self.plan.units  # how fast a model writes depends on how many answers it writes at once
+        rate = product_rate(device, torch.float32, seconds=0.05) or 1e9
+        tokens = SPEED_SHARE * rate * self.task["seconds"] / STEPS / (LEARNING * composed.parameters)
+        room = self.command.max_tokens_per_pass or (
+            CPU_TOKENS_PER_PASS if device.type == "cpu" else CUDA_TOKENS_PER_PASS
+        )
+        return max(1, min(self.plan.units, round(min(tokens, PASSES * room) / self.train.mean)))
+
+    def _attempt(self, tell: Tell, batch: int, composed: Any, attempt: int) -> bool:
+        """Whether a step was timed."""
+        from posttrain.recipes.estimating.schedule import online
+        from posttrain.recipes.estimating.stopwatch import Stopwatch, peaks, size_of, skipped
+        from posttrain.recipes.methods import StageRun, run_method
+
+        home = self.directory / f"run-{attempt}"
+        sampled = online(self.command)
+        chosen = self._rows(batch, steps=6 if sampled else 24)
+        judged = self._judged(batch)
+        fields = self._fields(batch, chosen, judged, home)
+        cycle = self.plan.cycle if batch == self.plan.units else 1
+        steps: list[int] = []
+
+        def noting(event: str, **values: Any) -> None:
+            if event == "step":
+                steps.append(values["number"])
+            tell(event, **values)
+
+        saves = composed.checkpoint < SAVED_BYTES and shutil.disk_usage(home.parent).free > 4 * composed.checkpoint
+        watch = Stopwatch(noting, cycle=cycle, seconds=self.task["seconds"], evaluates=judged is not None, saves=saves)
+        tell(
+            "trial", batch=batch, cycle=cycle, whole=batch == self.plan.units, sampled=sampled, rows=len(chosen[0]),
+            tokens=chosen[1],
+            judged_units=0 if judged is None else len(judged[0]), judged_tokens=0 if judged is None else judged[1],
+            skipped=skipped(cycle),
+        )  # fmt: skip
+        start = time.perf_counter()
+        signal.signal(signal.SIGALRM, _ring)
+        signal.setitimer(signal.ITIMER_REAL, 1.5 * self.task["seconds"] + 20.0)
+        try:
+            run_method(self.task["method"], StageRun(fields=fields, directory=home, say=print, callbacks=[watch]))
+            tell("saved", bytes=size_of(home / "model"), reference=(home / "reference").is_dir(), **peaks())
+        except OutOfTimeError:
+            tell("stopped", seconds=time.perf_counter() - start, reference=(home / "reference").is_dir(), **peaks())
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            watch.detach()
+        return bool(steps)
+
+    def _rows(self, batch: int, *, steps: int) -> tuple[list[int], int]:
+        """Rows for so many steps and the tokens of their units: steps of the run's own order, the largest first.
+
+        So a peak is reached at once, and a time is that of what the run will be given.
+        """
+        from posttrain.sources.offline import epoch_order
+
+        units, config = self.train.units, self.command
+        strategy = "sequential" if config.train_sampling_strategy == "sequential" else "random"
+        order = epoch_order(len(units), strategy, config.seed if config.data_seed is None else config.data_seed, 0)
+        batches = [order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)] or [order]
+        batches.sort(key=lambda numbers: -sum(units[i].tokens for i in numbers))
+        rest = batches[1:]
+        random.Random(0).shuffle(rest)
+        chosen = [i for numbers in [batches[0], *rest[: steps - 1]] for i in numbers]
+        rows = list(dict.fromkeys(row for i in chosen for row in units[i].rows))
+        return rows, sum(units[i].tokens for i in chosen)
+
+    def _judged(self, batch: int) -> tuple[list[int], int, Any] | None:
+        """Rows to evaluate on, their tokens, and whose they are; of the training data where there are no others."""
+        from posttrain.recipes.estimating.schedule import online
+
+        of = self.evaluation
+        if of is None and not online(self.command):
+            of = self.train
+        if of is None:
+            return None
+        order = list(range(len(of.units)))
+        random.Random(1).shuffle(order)
+        chosen = order[: max(batch, 2)]
+        rows = list(dict.fromkeys(row for i in chosen for row in of.units[i].rows))
+        return rows, sum(of.units[i].tokens for i in chosen), of
+
+    def _fields(self, batch: int, chosen: Any, judged: Any, home: Path) -> Any:
+        """The stage's fields for the trial: its rows, nothing shown, sent or kept."""
+        home.mkdir(parents=True)
+        changes: dict[str, Any] = {
+            "output_dir": str(home),
+            "train_dataset": write_rows([self.train.rows[i] for i in chosen[0]], home.parent / f"{home.name}-rows"),
+            "eval_dataset": None
+            if judged is None
+            else write_rows([judged[2].rows[i] for i in judged[0]], home.parent / f"{home.name}-judged"),
+            "max_steps": (most := max(self.plan.steps, 100)),
+            "eval_strategy": "no" if judged is None else "steps",
+            "eval_steps": None if judged is None else 2 * most,  # when the stopwatch asks, and at no other time
+            "train_sampling_strategy": "sequential",
+            **QUIET,
+        }
+        if batch != self.plan.units:
+            changes |= self._smaller(batch)
+        known = type(self.command).model_fields
+        return self.command.replace(**{name: value for name, value in changes.items() if name in known})
+
+    def _smaller(self, batch: int) -> dict[str, Any]:
+        answers = batch * getattr(self.command, "num_generations", 1)
+        return {
+            "per_device_train_batch_size": answers,
+            "gradient_accumulation_steps": 1,
+            "steps_per_generation": None,
+            "generation_batch_size": None,
+            "num_mini_batches": 1,
+        }
+
+
+QUIET: dict[str, Any] = {
+    "eval_on_start": False, "save_strategy": "no", "gate": None, "drift_steps": None,
+    "drift_text": None, "report_to": "none", "resume_from_checkpoint": None, "log_completions": False,
+    "num_completions_to_print": None, "disable_tqdm": True, "push_to_hub": False, "load_best_model_at_end": False,
+    "dataloader_drop_last": False, "stop_on_alarm": False,
+}  # fmt: skip
+
+
+def write_rows(rows: list[Any], place: Path) -> str:
+    """The rows as a file that a trainer reads."""
+    try:
+        text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+    except TypeError:  # dates, images: what a dataset can hold and JSON cannot
+        from datasets import Dataset
+
+        Dataset.from_list([dict(row) for row in rows]).save_to_disk(str(place))
+        return str(place)
+    file = place.with_suffix(".jsonl")
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def _ring(*_: Any) -> None:
+    raise OutOfTimeError
+
+
+if __name__ == "__main__":
+    main()
