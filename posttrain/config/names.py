@@ -65,7 +65,6 @@ TRAINING_RENAMED: Mapping[str, Renamed] = {
     "activation_checkpointing": synonym("gradient_checkpointing"),
     "activation_checkpointing_kwargs": synonym("gradient_checkpointing_kwargs"),
     "overwrite_output_dir": gone("an earlier run in output_dir is moved aside unless resume_from_checkpoint is set"),
-    "logging_dir": gone("metrics are written to metrics.jsonl in output_dir"),
     "use_mps_device": gone("the device is chosen; use_cpu=True keeps to the CPU"),
     "half_precision_backend": gone("bf16 is the only reduced precision"),
     "fp16_opt_level": gone("bf16 is the only reduced precision"),
@@ -79,11 +78,10 @@ TRAINING_RENAMED: Mapping[str, Renamed] = {
     "jit_mode_eval": gone("it is gone from transformers too"),
     "use_ipex": gone("it is gone from transformers too"),
     "past_index": gone("it is gone from transformers too"),
-    "push_to_hub_model_id": gone("nothing is uploaded"),
-    "push_to_hub_token": gone("nothing is uploaded"),
+    "push_to_hub_model_id": now("hub_model_id"),
+    "push_to_hub_token": now("hub_token"),
 }
 
-_OFF_HUB = "nothing is uploaded; save_model() writes an ordinary directory that `hf upload` takes"
 _LIGER = "logits are computed at trained positions only, without a patched model"
 
 TRAINING_FIXED: Mapping[str, Fixed] = {
@@ -93,13 +91,8 @@ TRAINING_FIXED: Mapping[str, Fixed] = {
     "use_liger_loss": Fixed(values=(False,), reason=_LIGER),
     "liger_kernel_config": Fixed(values=(None,), reason=_LIGER),
     "neftune_noise_alpha": Fixed(values=(None, 0, 0.0), reason="noise on the embeddings is not offered"),
-    "eval_delay": Fixed(values=(0, 0.0, None), reason="evaluation starts with the first eval_steps"),
     "save_on_each_node": Fixed(values=(False,), reason="the first process saves"),
     "save_safetensors": Fixed(values=(True,), reason="weights are saved as safetensors only"),
-    "push_to_hub": Fixed(values=(False,), reason=_OFF_HUB),
-    "load_best_model_at_end": Fixed(values=(False,), reason="choose a checkpoint after the run; all are kept"),
-    "metric_for_best_model": Fixed(values=(None,), reason="choose a checkpoint after the run"),
-    "greater_is_better": Fixed(values=(None,), reason="choose a checkpoint after the run"),
     "deepspeed": Fixed(values=(None, ""), reason="start several processes with torchrun; DeepSpeed is not supported"),
     "fsdp": Fixed(values=(None, "", False, []), reason="several processes train with DDP; sharding is not offered yet"),
     "fsdp_config": Fixed(values=(None,), reason="several processes train with DDP; sharding is not offered yet"),
@@ -128,20 +121,10 @@ TRAINING_NO_EFFECT: Mapping[str, str] = {
 }
 
 TRAINING_UNSUPPORTED: Mapping[str, str] = {
-    "hub_model_id": _OFF_HUB,
-    "hub_token": _OFF_HUB,
-    "hub_strategy": _OFF_HUB,
-    "hub_private_repo": _OFF_HUB,
-    "hub_revision": _OFF_HUB,
-    "hub_always_push": _OFF_HUB,
     "label_names": "the trained tokens are found from the columns of the data",
     "parallelism_config": "several processes train with DDP only; leave it out",
-    "restore_callback_states_from_checkpoint": "leave it out",
     "dataloader_multiprocessing_context": "dataloader_num_workers are threads; leave it out",
-    "project": "only metrics.jsonl is written; leave it out",
-    "trackio_space_id": "only metrics.jsonl is written; leave it out",
-    "trackio_bucket_id": "only metrics.jsonl is written; leave it out",
-    "trackio_static_space_id": "only metrics.jsonl is written; leave it out",
+    "trackio_static_space_id": "freeze a run afterwards with `trackio sync`; leave it out",
     "local_rank": "torchrun sets it in the environment; leave it out",
     "model_adapter_name": "load the adapter with peft and pass the model object",
     "ref_adapter_name": "load the reference with peft and pass it as ref_model",
@@ -151,16 +134,10 @@ TRAINING_UNSUPPORTED: Mapping[str, str] = {
 
 SFT_RENAMED: Mapping[str, Renamed] = {
     **TRAINING_RENAMED,
-    "shuffle_dataset": Renamed(
-        apply=lambda value: {"train_sampling_strategy": "random"} if value else {},
-        note='needs no saying: rows are shuffled in each epoch unless train_sampling_strategy="sequential"',
-    ),
     "max_seq_length": now("max_length"),
     "num_of_sequences": gone("it belonged to packing; batches here are laid end to end without padding anyway"),
     "chars_per_token": gone("it belonged to packing; batches here are laid end to end without padding anyway"),
 }
-
-_PACKING = "batches are always laid end to end without padding, which is what packing gains; rows are never mixed"
 
 _OF_SFT = frozenset(["label_smoothing_factor", "neftune_noise_alpha", "dataset_num_proc", "padding_free"])  # fields
 
@@ -169,17 +146,9 @@ def _other(table: Mapping[str, Entry]) -> dict[str, Entry]:
     return {name: entry for name, entry in table.items() if name not in _OF_SFT}
 
 
-SFT_FIXED: Mapping[str, Fixed] = {
-    **_other(TRAINING_FIXED),
-    "packing": Fixed(values=(False,), reason=_PACKING),
-    "eval_packing": Fixed(values=(None, False), reason=_PACKING),
-    "dataset_kwargs": Fixed(
-        values=(None, {}, {"skip_prepare_dataset": False}, {"add_special_tokens": False}),
-        reason="rows are always prepared by the trainer; pass text, messages or prompt and completion",
-    ),
-}
+SFT_FIXED: Mapping[str, Fixed] = _other(TRAINING_FIXED)
 
-SFT_NO_EFFECT: Mapping[str, str] = {**TRAINING_NO_EFFECT, "packing_strategy": _PACKING}
+SFT_NO_EFFECT: Mapping[str, str] = _other(TRAINING_NO_EFFECT)
 
 SFT_UNSUPPORTED: Mapping[str, str] = {
     **TRAINING_UNSUPPORTED,

@@ -2,7 +2,7 @@
 
 A checkpoint is a directory `checkpoint-STEP`: what the model's writer puts there, `training_state.pt` (optimiser,
 schedule, random states, source: tensors and plain values only, read with `weights_only=True`) and
-`trainer_state.json` for people.
+`trainer_state.json` as transformers writes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from posttrain.errors import CheckpointError
 
 STATE_FILE = "training_state.pt"
 LOG_FILE = "trainer_state.json"
-LEFT = ("metrics.jsonl", "samples.jsonl", "nonfinite", "evaluation", "gate.json")  # by a run, beside checkpoints
+# by a run, beside checkpoints
+LEFT = ("metrics.jsonl", "samples.jsonl", "nonfinite", "evaluation", "gate.json", "trackers.json", "runs")
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -61,22 +62,34 @@ def save_checkpoint(
     state: Mapping[str, Any] | None,
     log: Mapping[str, Any],
     keep: int | None,
+    best: str | Path | None = None,
 ) -> Path:
-    """Writes `output_dir/checkpoint-STEP` and removes the oldest beyond `keep`. `state=None` cannot be resumed."""
+    """Writes `output_dir/checkpoint-STEP` and removes the oldest beyond `keep`, but never the `best`.
+
+    `state=None` cannot be resumed.
+    """
     directory = output_dir / f"checkpoint-{step}"
 
     def write(aside: Path) -> None:
         write_model(aside)
-        (aside / LOG_FILE).write_text(json.dumps(log, indent=1) + "\n")
+        (aside / LOG_FILE).write_text(json.dumps(log, indent=1, sort_keys=True) + "\n")
         if state is not None:
             torch.save(dict(state), aside / STATE_FILE)
 
     write_whole(directory, write)
     if keep is not None:
-        for old in checkpoints(output_dir)[:-keep]:
-            if old != directory:
-                shutil.rmtree(old)
+        held, needed = checkpoints(output_dir), {directory.name, *([] if best is None else [Path(best).name])}
+        spare = [old for old in held if old.name not in needed]
+        for old in spare[: max(0, len(held) - max(keep, len(needed)))]:
+            shutil.rmtree(old)
     return directory
+
+
+def keep_only(output_dir: Path, kept: Path) -> None:
+    """Removes every checkpoint of the run but this one."""
+    for path in checkpoints(output_dir):
+        if path.name != kept.name:
+            shutil.rmtree(path)
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

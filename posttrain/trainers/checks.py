@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import EarlyStoppingCallback
 
 from posttrain.config.training import TrainingConfig
+from posttrain.engine.callbacks import check_callbacks
 from posttrain.engine.checkpoint import find_checkpoint
 from posttrain.engine.optimizers import make_scheduler
 from posttrain.errors import ConfigError
-from posttrain.models.lora import lora_config
+from posttrain.models.lora_settings import lora_config
 from posttrain.sources.offline import steps_per_epoch
 
 
@@ -104,13 +104,7 @@ def check_before_loading(
     """Raises for a setting that would stop the run later, when hours may have gone into it."""
     if peft_config is not None:
         lora_config(peft_config)
-    for callback in callbacks or ():
-        kind = callback if isinstance(callback, type) else type(callback)
-        if issubclass(kind, EarlyStoppingCallback):
-            raise ConfigError(
-                "EarlyStoppingCallback goes back to the best checkpoint, which is not kept here yet. Stop with a "
-                "callback of your own: in on_evaluate, set control.should_training_stop."
-            )
+    check_callbacks(callbacks or (), config)
     if evaluation is None and (config.eval_strategy != "no" or config.eval_on_start):
         raise ConfigError(
             f"eval_strategy={config.eval_strategy!r}, eval_on_start={config.eval_on_start}: there is nothing to "

@@ -18,11 +18,13 @@ from transformers.trainer_utils import TrainOutput
 from posttrain.config.gate import GateConfig
 from posttrain.config.training import TrainingConfig
 from posttrain.engine.alarms import Watch
+from posttrain.engine.callbacks import Callbacks
 from posttrain.engine.checkpoint import find_checkpoint
 from posttrain.engine.environment import describe, write_environment
-from posttrain.engine.loop import Loop, Parts
+from posttrain.engine.loop import Loop
 from posttrain.engine.metrics import FILE
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
+from posttrain.engine.parts import Parts
 from posttrain.engine.step import LossFunction
 from posttrain.errors import ConfigError
 from posttrain.evaluation import AnyTask
@@ -78,7 +80,7 @@ class Trainer:
         self._runtime, self._measured = assembled.runtime, assembled.measured
         self._assembled, self._budget, self._plan = assembled, assembled.budget, plan
         self.data_report = plan.report
-        self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks or []]
+        self._callbacks = Callbacks(callbacks or ())
         self._optimizers = optimizers
         self._loop: Loop | None = None
         self.named_tasks: Mapping[str, Callable[[], AnyTask]] = {}  # that a gate may name, beside files
@@ -88,11 +90,30 @@ class Trainer:
         measures = (gate is not None or self.args.drift_steps is not None) and self._runtime.is_main
         self._start = (plan.start or StartingWeights(self.model)) if measures else None
         self.say(*assembled.notes)
+        self._callbacks.tell("on_init_end", self.args, self.state, **self._context)
 
     @property
     def model(self) -> PreTrainedModel | PeftModel:
         """The model being trained; `generate` works on it."""
         return self._learner.model
+
+    @property
+    def _context(self) -> dict[str, Any]:
+        """What callbacks are given at every event."""
+        tokenizer = self.processing_class
+        return {"model": self.model, "processing_class": tokenizer, "tokenizer": tokenizer}
+
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Adds a callback of transformers, or one made of a class without arguments, behind the others."""
+        self._callbacks.add(callback)
+
+    def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> TrainerCallback | None:
+        """Takes out the callback, or the first of the class, and returns it; None where there is none."""
+        return self._callbacks.pop(callback)
+
+    def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Takes out the callback, or the first of the class, if it is there."""
+        self._callbacks.pop(callback)
 
     def say(self, *lines: str) -> None:
         """Prints on the main process."""
@@ -115,6 +136,7 @@ class Trainer:
         gatekeeper = self._gatekeeper(tasks, drift)
         optimizer = self._optimizers[0] or self._make_optimizer()
         scheduler = self._optimizers[1] or make_scheduler(optimizer, config, plan.max_steps)
+        self._callbacks.check_states()
         loop = Loop(
             Parts(
                 learner=runtime.prepare(self._learner),
@@ -135,7 +157,7 @@ class Trainer:
                 make_room=self._make_room,
                 measured=self._measured,
                 callbacks=self._callbacks,
-                callback_context={"model": self.model, "processing_class": self.processing_class},
+                callback_context=self._context | {"optimizer": optimizer, "lr_scheduler": scheduler},
             ),
             config,
             plan.max_steps,
@@ -164,7 +186,7 @@ class Trainer:
             "train_loss": loss,
             "num_tokens": self.state.num_input_tokens_seen,
         }
-        loop.record(metrics)
+        loop.finish(metrics)
         self.say(
             f"{self.state.global_step:,} steps, {self.state.num_input_tokens_seen:,} tokens, mean loss {loss:.4f}. "
             f"Metrics: {Path(config.output_dir) / FILE}. Keep the model with save_model(directory)."
@@ -225,6 +247,8 @@ class Trainer:
             self._loop.record(metrics)
         else:
             self.state.log_history.append({**metrics, "epoch": 0.0, "step": 0})
+            self._callbacks.tell("on_log", self.args, self.state, **self._context, logs=dict(metrics))
+        self._callbacks.tell("on_evaluate", self.args, self.state, **self._context, metrics=metrics)
         return metrics
 
     def save_model(self, output_dir: str | Path | None = None) -> None:

@@ -116,7 +116,7 @@ def test_a_resumed_run_measures_no_checkpoint_twice(start, tmp_path):
 
     options = {"gate": str(start / "gate.yaml"), "num_train_epochs": 1, "save_steps": 10}
     part = sft(str(start / "model"), tmp_path, BOTH, **options)
-    part._callbacks.append(Stop())
+    part.add_callback(Stop)
     part.train()
     before = (tmp_path / "evaluation" / "step-10" / "new.jsonl").stat().st_mtime_ns
     whole = sft(str(start / "model"), tmp_path, BOTH, **options)
@@ -140,7 +140,7 @@ def test_checkpoints_that_were_asked_something_else_are_not_decided_on(start, tm
 
     options = {"num_train_epochs": 1, "save_steps": 10}
     part = sft(str(start / "model"), tmp_path, BOTH, gate=str(start / "gate.yaml"), **options)
-    part._callbacks.append(Stop())
+    part.add_callback(Stop)
     part.train()
     (start / "other.yaml").write_text("retention: [{task: kept, max_loss: 0.4}]\ntasks: tasks.py:make\n")
     whole = sft(str(start / "model"), tmp_path, BOTH, gate=str(start / "other.yaml"), **options)
