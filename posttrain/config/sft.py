@@ -40,6 +40,31 @@ class SFTConfig(DatasetConfig):
         "Train assistant turns only; none = yes for messages. False trains everything, as TRL does.",
         group=_ROWS,
     )
+    dataset_kwargs: dict[str, Any] | None = option(
+        None,
+        "{skip_prepare_dataset: true}: rows are tokens (input_ids, labels), taken as they are.",
+        group=_ROWS,
+    )
+    dataset_num_proc: int | None = option(
+        None, "Processes that render and tokenise rows side by side; none = this one.", group=_ROWS, ge=1
+    )
+    shuffle_dataset: bool = option(
+        False, "Shuffle the rows once, by the seed, before anything is packed or ordered.", group=_ROWS
+    )
+    packing: bool = option(
+        False,
+        "Lay rows together up to max_length: a step then averages per_device_train_batch_size packs, not rows.",
+        group=_ROWS,
+    )
+    packing_strategy: Literal["bfd", "bfd_split", "wrapped"] = option(
+        "bfd",
+        "Packs of whole rows; of rows that are split where they are too long; or blocks cut across rows.",
+        group=_ROWS,
+    )
+    eval_packing: bool | None = option(None, "The same of eval_dataset; none = as packing.", group=_ROWS)
+    padding_free: bool = option(
+        False, "Say at the start what the batches, which never have padding, save against padded ones.", group=_ROWS
+    )
     chat_template_path: str | None = option(
         None, "A Jinja file or a tokenizer's directory whose chat template is used.", group=_ROWS
     )
@@ -70,6 +95,24 @@ class SFTConfig(DatasetConfig):
                 "completion_only_loss",
                 "completion_only_loss=True trains completions only, assistant_only_loss=False everything; "
                 "leave one unset",
+            )
+        if (self.packing or self.eval_packing) and self.max_length is None:
+            yield "packing", "packing=True fills packs of max_length tokens; max_length=none sets no size"
+        if self.packing_strategy != "bfd" and not (self.packing or self.eval_packing):
+            yield (
+                "packing_strategy",
+                f"packing_strategy={self.packing_strategy} has an effect only together with packing=true",
+            )
+        options = self.dataset_kwargs or {}
+        if unknown := sorted(options.keys() - {"skip_prepare_dataset", "add_special_tokens"}):
+            yield "dataset_kwargs", f"dataset_kwargs has {unknown[0]!r}; it takes skip_prepare_dataset of true or false"
+        if not isinstance(options.get("skip_prepare_dataset", False), bool):
+            yield "dataset_kwargs", "skip_prepare_dataset of dataset_kwargs must be true or false"
+        if options.get("add_special_tokens"):
+            yield (
+                "dataset_kwargs",
+                "add_special_tokens=True of dataset_kwargs would double what a chat template writes; text gets its "
+                "special tokens without it",
             )
         if self.label_smoothing_factor and self.loss_type != "nll":
             yield (

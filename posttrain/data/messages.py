@@ -62,6 +62,10 @@ def _message(value: Any, place: str) -> Message:
         raise DataError(
             f"{place} has the {role_key} {role!r}; allowed are {', '.join(ROLES)}{nearest(str(role).lower(), ROLES)}"
         )
+    if "function_call" in message:  # OpenAI's older spelling of a single call
+        message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
+    if "tool_calls" in message:
+        message["tool_calls"] = [_with_arguments(call, place) for call in message["tool_calls"]]
     if known == "function_call":
         return {"role": "assistant", **_function_call(content), **message}
     if isinstance(content, list | tuple):
@@ -72,6 +76,21 @@ def _message(value: Any, place: str) -> Message:
         got = "no" if content is None else f"a {type(content).__name__} as"
         raise DataError(f"{place} ({role}) has {got} {content_key!r}; it must be a string.")
     return {"role": known, "content": content, **message}
+
+
+def _with_arguments(call: Any, place: str) -> dict[str, Any]:
+    """The call with its arguments as a mapping, which chat templates take; OpenAI's files have them as JSON text."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or "name" not in function:
+        raise DataError(f"{place}.tool_calls must hold calls with a 'name', got {str(call)[:40]!r}.")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments or "{}")
+        except json.JSONDecodeError:
+            return dict(call)
+        function = {**function, "arguments": parsed} if isinstance(parsed, Mapping) else function
+    return {**call, "function": function} if "function" in call else dict(function)
 
 
 def _function_call(content: Any) -> dict[str, Any]:
@@ -122,6 +141,29 @@ def read_tools(value: Any) -> list[Any] | None:
         raise DataError(f"'tools' must be a list of tools, got {type(value).__name__} {str(value)[:40]!r}.")
     bare = [isinstance(tool, Mapping) and "name" in tool and "function" not in tool for tool in value]
     return [{"type": "function", "function": tool} if lone else tool for tool, lone in zip(value, bare)] or None
+
+
+MARKS = ("weight", "train", "training")  # keys by which a message says how much it is trained
+
+
+def weight_of(message: Message) -> float:
+    """How much the tokens of an assistant's turn count: its `weight`, or its `train` (`training`) of true or false.
+
+    Without one of these keys 1. Raises DataError, without the row's place, for what is no such number.
+    """
+    given = {name: message[name] for name in MARKS if name in message}
+    values = {float(v) for v in given.values() if isinstance(v, bool | int | float)}
+    if not given:
+        return 1.0
+    if len(values) != 1 or not all(isinstance(v, bool | int | float) for v in given.values()):
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise DataError(
+            f"a message says {said}: 'weight' must be a number of at least 0, 'train' true or false, and both agree."
+        )
+    (value,) = values
+    if not 0 <= value < float("inf"):
+        raise DataError(f"a message has the weight {value:g}; it must be at least 0.")
+    return value
 
 
 def is_empty(message: Message) -> bool:

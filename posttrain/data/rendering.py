@@ -9,6 +9,7 @@ of a turn.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import jinja2
 
 from posttrain.chat import end_of_turn
-from posttrain.data.messages import Message, is_empty
+from posttrain.data.messages import MARKS, Message, is_empty, weight_of
 from posttrain.errors import DataError
 
 Trained = Literal["turns", "completion", "everything"]
@@ -33,12 +34,21 @@ class Conversation:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def turns(self) -> list[int]:
-        """The assistant messages that can be trained: not empty, and in answer to something."""
+        """The assistant messages that can be trained: not empty, of some weight, and in answer to something."""
         return [
             index
             for index in range(max(self.start, 1), len(self.messages))
-            if self.messages[index]["role"] == "assistant" and not is_empty(self.messages[index])
+            if self.messages[index]["role"] == "assistant"
+            and not is_empty(self.messages[index])
+            and self.weight(index) > 0
         ]
+
+    def weight(self, index: int) -> float:
+        """How much the message's tokens count. Raises DataError, with its place, for a weight that is none."""
+        try:
+            return weight_of(self.messages[index])
+        except DataError as error:
+            raise DataError(f"{self.place}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +57,7 @@ class Rendered:
 
     tokens: list[int]
     trained: list[tuple[int, int]]
+    weights: list[float] | None = None  # of each span; None: all weigh 1
 
 
 class Renderer:
@@ -54,7 +65,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.rewritten = 0  # conversations whose earlier turns the template renders differently later on
+        self.counted: Counter[str] = Counter()  # what the report should say of, see `counted_notes`
         self._ends: frozenset[int] | None = None
         self._end_texts: list[str] = []
         self._known: dict[int, int] = {}
@@ -150,11 +161,29 @@ class Renderer:
         history): then each turn is a sequence of its own, in the context in which it would be generated.
         """
         wanted = [bool(c.turns()) if trained == "turns" else bool(c.messages) for c in conversations]
+        for conversation in conversations:
+            self._count_marks(conversation, trained)
         kept = [conversation for conversation, want in zip(conversations, wanted) if want]
         if kept:
             self._end_texts = self.tokenizer.convert_ids_to_tokens(sorted(self.ends))
         done = iter(self._turns(kept) if trained == "turns" else self._wholes(kept, trained))
         return [next(done) if want else [] for want in wanted]
+
+    def _count_marks(self, conversation: Conversation, trained: Trained) -> None:
+        """Counts the turns that are marked. Raises DataError where the marks would be passed over."""
+        for index in range(conversation.start, len(conversation.messages)):
+            message = conversation.messages[index]
+            if not any(mark in message for mark in MARKS):
+                continue
+            weight, said = conversation.weight(index), message["role"] == "assistant"
+            if trained != "turns" and weight != 1:
+                raise DataError(
+                    f"{conversation.place}: message {index} has the weight {weight:g}, which chooses among the "
+                    "assistant's turns, but every token is trained, because assistant_only_loss=False. Leave one out."
+                )
+            self.counted["context"] += said and weight == 0
+            self.counted["weighted"] += said and weight not in (0, 1)
+            self.counted["not the assistant's"] += not said and weight > 0
 
     def _wholes(self, conversations: Sequence[Conversation], trained: Trained) -> list[list[Rendered]]:
         """Each conversation as one sequence with one span to its end."""
@@ -180,14 +209,17 @@ class Renderer:
         for conversation, whole, t in zip(conversations, wholes, turns):
             prompts, parts = [next(openings) for _ in t], [next(earlier) for _ in t[:-1]]
             alone = t == [conversation.start]
+            weights = [conversation.weight(turn) for turn in t]
             if all(self._continues(whole, prompt, part) for prompt, part in zip(prompts, parts)):
-                drafts.append(_Draft(text=whole, prompts=prompts, alone=alone, place=conversation.place))
+                drafts.append(
+                    _Draft(text=whole, prompts=prompts, weights=weights, alone=alone, place=conversation.place)
+                )
                 counts.append(1)
             else:
-                self.rewritten += 1
+                self.counted["rewritten"] += 1
                 drafts += [
-                    _Draft(text=text, prompts=[prompt], alone=alone, place=conversation.place)
-                    for text, prompt in zip([*parts, whole], prompts)
+                    _Draft(text=text, prompts=[prompt], weights=[weight], alone=alone, place=conversation.place)
+                    for text, prompt, weight in zip([*parts, whole], prompts, weights)
                 ]
                 counts.append(len(t))
         rendered = iter(self._spans(drafts))
@@ -221,7 +253,8 @@ class Renderer:
                         f"nothing would teach the model to stop. Expected one of {', '.join(self._end_texts)}."
                     )
                 spans.append((start, end))
-            rendered.append(Rendered(tokens=self._interned(ids[: spans[-1][1]]), trained=spans))
+            weights = None if set(draft.weights) == {1.0} else draft.weights
+            rendered.append(Rendered(tokens=self.interned(ids[: spans[-1][1]]), trained=spans, weights=weights))
         return rendered
 
     def _end_from(self, ids: list[int], start: int) -> int | None:
@@ -247,12 +280,12 @@ class Renderer:
         return self._ids(list(texts), add_special_tokens=False)
 
     def _ids(self, texts: list[str], **options: Any) -> list[list[int]]:
-        return [self._interned(ids) for ids in self._encode(texts, **options)["input_ids"]]
+        return [self.interned(ids) for ids in self._encode(texts, **options)["input_ids"]]
 
     def _encode(self, texts: list[str], **options: Any) -> Any:
         return self.tokenizer(texts, verbose=False, **options) if texts else {"input_ids": []}
 
-    def _interned(self, ids: list[int]) -> list[int]:
+    def interned(self, ids: list[int]) -> list[int]:
         """The same ids as shared objects: 8 bytes a token instead of 36, which counts for whole datasets."""
         return list(map(self._known.setdefault, ids, ids))
 
@@ -263,6 +296,7 @@ class _Draft:
 
     text: str
     prompts: list[str]
+    weights: list[float]  # of what follows each of them
     alone: bool  # one turn, in answer to a prompt column
     place: str
 
@@ -275,6 +309,18 @@ def _cut(conversation: Conversation, end: int) -> Conversation:
         tools=conversation.tools,
         template_kwargs=conversation.template_kwargs,
     )
+
+
+def counted_notes(counted: Mapping[str, int]) -> list[str]:
+    """What a report says of what a `Renderer` counted."""
+    said = {
+        "rewritten": "The chat template renders an answer differently once the conversation goes on, as it did in "
+        "{:,} rows: each is trained in the context in which it is generated.",
+        "context": "{:,} turns of the assistant are context only, as their messages say (weight 0, or train false).",
+        "weighted": "{:,} turns of the assistant have a weight: their tokens count so many times in SFT.",
+        "not the assistant's": "{:,} messages of other roles are marked to be trained; only the assistant's are.",
+    }
+    return [text.format(counted[name]) for name, text in said.items() if counted.get(name)]
 
 
 def common_prefix(one: Sequence[Any], other: Sequence[Any]) -> int:

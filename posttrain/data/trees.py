@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,12 +10,16 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
+from posttrain.data.demonstrations import Demonstrations, conversation_of, text_ids, what_is_trained
 from posttrain.data.formats import Content, Example, Format, Task, detect, examples, ignored_columns
 from posttrain.data.loading import Rows, load_rows
-from posttrain.data.messages import Message, shown_messages
-from posttrain.data.rendering import Conversation, Rendered, Renderer, Trained, common_prefix
+from posttrain.data.messages import shown_messages
+from posttrain.data.per_source import Share, per_source
+from posttrain.data.processes import in_processes
+from posttrain.data.rendering import Rendered, Renderer, Trained, common_prefix, counted_notes
 from posttrain.data.report import DataReport, Tally
-from posttrain.errors import ConfigError
+from posttrain.data.tokenised import TOKENISED, is_tokenised, tokenised_sequence, what_of_tokens
+from posttrain.errors import ConfigError, DataError
 from posttrain.types import Segment
 
 CHUNK = 1000  # rows rendered and tokenised in one call
@@ -37,11 +42,14 @@ class TreeSet:
     trees: list[Segment]
     rows: list[int]  # the row each tree was made from
     report: DataReport
+    shares: tuple[Share, ...] = ()  # of a mixture: which trees are whose, and how many an epoch has
 
     def __len__(self) -> int:
-        return len(self.trees)
+        """Trees of one epoch."""
+        return sum(share.per_epoch for share in self.shares) or len(self.trees)
 
 
+@per_source
 def sft_trees(
     rows: Any,
     tokenizer: Any,
@@ -51,6 +59,8 @@ def sft_trees(
     assistant_only_loss: bool | None = None,
     completion_only_loss: bool | None = None,
     dataset_text_field: str = "text",
+    prepared: bool = False,
+    processes: int | None = None,
     name: str = "train_dataset",
 ) -> TreeSet:
     """A tree for each row to imitate: one leaf, its trained spans what the model would have to write.
@@ -58,35 +68,48 @@ def sft_trees(
     Trained are: of plain text everything; of prompt and completion the completion; of conversations the
     assistant's turns, each with the token that ends it. `completion_only_loss=False` trains prompts too;
     `assistant_only_loss=False` trains every token of a conversation (TRL's default), or of its completion.
-    Under a chat template that renders a turn differently once others follow, a tree has a leaf for each turn.
+    Under a chat template that renders a turn differently once others follow, a tree has a leaf for each turn. Rows with
+    `input_ids` are taken as they are; with `prepared` all must be such rows, and none is cut. `processes` read others
+    side by side. Turns with a weight other than 1 give their leaf the column `weight`.
     Raises DataError for rows that cannot be understood, and if no row is left.
     """
     _check(max_length, truncation_mode)
     rows = load_rows(rows, name=name)
-    form = detect(rows, task="SFT", text_field=dataset_text_field)
-    renderer, tally = Renderer(tokenizer), Tally()
     turns_only = assistant_only_loss if assistant_only_loss is not None else completion_only_loss is not False
-    trees: list[Segment] = []
-    kept: list[int] = []
-    notes: set[str] = set()
-    for chunk in _chunks(rows, form, tokenizer, notes):
-        for example, sequences in zip(chunk, _demonstrations(renderer, chunk, turns_only, completion_only_loss)):
-            if not sequences:
-                tally.drop(EMPTY, example.place)
-                continue
-            cut = [c for sequence in sequences if (c := _truncate(sequence, max_length, truncation_mode))]
-            if not cut:
-                tally.drop(CUT_AWAY, example.place)
-                continue
-            tally.truncated += any(max_length and len(s.tokens) > max_length for s in sequences)
-            made = _branch(cut)
-            trees += made
-            kept += [example.row] * len(made)
-    if renderer.rewritten:
-        notes.add(
-            f"The chat template renders an answer differently once the conversation goes on, as it did in "
-            f"{renderer.rewritten:,} rows: each is trained in the context in which it is generated."
+    tally, trees, kept, notes, counted = Tally(), [], [], set(rows.notes), Counter[str]()
+    if is_tokenised(rows[0]):
+        form = TOKENISED
+        masked = completion_only_loss is not False
+        stream = _tokenised(rows, vocabulary=len(tokenizer), completion_only=masked)
+    elif prepared:
+        raise DataError(
+            f"{rows.where(0)} has the columns {', '.join(map(str, rows[0]))} and no 'input_ids', but "
+            "dataset_kwargs={'skip_prepare_dataset': True} says that the rows are tokens. Leave it out."
         )
+    else:
+        form = detect(rows, task="SFT", text_field=dataset_text_field)
+        read = Demonstrations(tokenizer, turns_only=turns_only, completion_only=completion_only_loss)
+        stream = _demonstrated(_chunks(rows, form, tokenizer, notes), read, processes or 1, counted)
+    limit = None if prepared else max_length
+    for row, place, sequences in stream:
+        if not sequences:
+            tally.drop(EMPTY, place)
+            continue
+        cut = [c for sequence in sequences if (c := _truncate(sequence, limit, truncation_mode))]
+        if not cut:
+            tally.drop(CUT_AWAY, place)
+            continue
+        tally.truncated += any(limit and len(s.tokens) > limit for s in sequences)
+        made = _branch(cut)
+        trees += made
+        kept += [row] * len(made)
+    notes.update(counted_notes(counted))
+    trained = what_of_tokens(list(rows[0]), completion_only_loss is not False)
+    if form is not TOKENISED:
+        trained = what_is_trained(
+            form, is_text=_is_text(rows, form), turns_only=turns_only, completion_only=completion_only_loss,
+            given=assistant_only_loss,
+        )  # fmt: skip
     report = tally.report(
         trees,
         tokenizer,
@@ -94,13 +117,7 @@ def sft_trees(
         source=rows.source,
         format=form.name,
         understood=form.sentence,
-        trained=_what_is_trained(
-            form,
-            is_text=_is_text(rows, form),
-            turns_only=turns_only,
-            completion_only=completion_only_loss,
-            given=assistant_only_loss,
-        ),
+        trained=trained,
         ignored_columns=tuple(ignored_columns(rows, form)),
         rows_read=len(rows),
         rows_kept=len(set(kept)),
@@ -109,6 +126,7 @@ def sft_trees(
     return TreeSet(trees=trees, rows=kept, report=report)
 
 
+@per_source
 def preference_trees(
     rows: Any,
     tokenizer: Any,
@@ -134,7 +152,7 @@ def preference_trees(
     renderer, tally = Renderer(tokenizer), Tally()
     trees: list[Segment] = []
     kept: list[int] = []
-    notes: set[str] = set()
+    notes: set[str] = set(rows.notes)
     for chunk in _chunks(rows, form, tokenizer, notes):
         for example, pair in zip(chunk, _pairs(renderer, chunk, train_after_stop)):
             tree = _pair_tree(pair, max_length, truncation_mode)
@@ -148,8 +166,12 @@ def preference_trees(
             tally.truncated += too_long
             trees.append(tree)
             kept.append(example.row)
-    if renderer.rewritten:
+    counted = renderer.counted
+    if counted["rewritten"]:
         notes.add("The chat template rewrites history: of several answers in a completion the last is trained.")
+    if counted["weighted"]:
+        notes.add("Messages have weights: a turn of weight 0 is context, all others of a pair count the same.")
+    notes.update(counted_notes({name: counted[name] for name in ("context", "not the assistant's")}))
     end = "text" if _is_text(rows, form) else "turn"
     report = tally.report(
         trees,
@@ -195,50 +217,30 @@ def _chunks(rows: Rows, form: Format, tokenizer: Any, notes: set[str]) -> Iterat
             bar.update(len(chunk))
 
 
+def _demonstrated(
+    chunks: Iterator[list[Example]], read: Demonstrations, processes: int, counted: Counter[str]
+) -> Iterator[tuple[int, str, list[Rendered]]]:
+    """The number, the place and the sequences of each row, read in so many processes."""
+    for chunk, (found, more) in in_processes(read, chunks, processes):
+        counted.update(more)
+        for example, sequences in zip(chunk, found):
+            if processes > 1:  # what came from another process shares no number yet
+                sequences = [replace(one, tokens=read.renderer.interned(one.tokens)) for one in sequences]
+            yield example.row, example.place, sequences
+
+
+def _tokenised(rows: Rows, *, vocabulary: int, completion_only: bool) -> Iterator[tuple[int, str, list[Rendered]]]:
+    """The same of rows that hold tokens."""
+    for index, row in enumerate(rows):
+        place = rows.where(index)
+        if not is_tokenised(row):
+            raise DataError(f"{place} has no 'input_ids', which the first row has; give all rows as tokens, or none.")
+        found = tokenised_sequence(row, place, vocabulary=vocabulary, completion_only=completion_only)
+        yield index, place, [found] if found.trained else []
+
+
 def _is_text(rows: Rows, form: Format) -> bool:
     return isinstance(form.read(rows[0])[1][0], str)
-
-
-def _conversation(example: Example, completion: int = 0) -> Conversation:
-    prompt: list[Message] = example.prompt if isinstance(example.prompt, list) else []
-    return Conversation(
-        messages=[*prompt, *example.completions[completion]], start=len(prompt), place=example.place,
-        tools=example.tools, template_kwargs=example.template_kwargs,
-    )  # fmt: skip
-
-
-def _demonstrations(
-    renderer: Renderer, chunk: Sequence[Example], turns_only: bool, completion_only: bool | None
-) -> list[list[Rendered]]:
-    """The sequences of each example, none where there is nothing to train."""
-    result: list[list[Rendered]] = [[] for _ in chunk]
-    texts = [i for i, e in enumerate(chunk) if isinstance(e.completions[0], str) and e.completions[0].strip()]
-    pieces = [(str(chunk[i].prompt or ""), str(chunk[i].completions[0])) for i in texts]
-    for i, ids, start in zip(texts, *_text_ids(renderer, pieces)):
-        begin = 1 if completion_only is False else max(start, 1)
-        result[i] = [Rendered(tokens=ids, trained=[(begin, len(ids))])] if begin < len(ids) else []
-    chats = [i for i, e in enumerate(chunk) if not isinstance(e.completions[0], str)]
-    groups: dict[Trained, list[int]] = {"turns": [], "completion": [], "everything": []}
-    for i in chats:
-        completion = chunk[i].prompt is not None and completion_only is not False
-        groups["turns" if turns_only else "completion" if completion else "everything"].append(i)
-    for trained, members in groups.items():
-        conversations = [_conversation(chunk[i]) for i in members]
-        if trained == "turns" and completion_only is False:  # of prompts too
-            conversations = [replace(conversation, start=0) for conversation in conversations]
-        for i, conversation, sequences in zip(members, conversations, renderer.conversations(conversations, trained)):
-            result[i] = sequences if conversation.turns() or trained == "everything" else []
-    return result
-
-
-def _text_ids(renderer: Renderer, pieces: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int]]:
-    """The ids of prompt and completion together, and where the completion starts in them."""
-    wholes = renderer.texts([prompt + completion for prompt, completion in pieces])
-    unique = list({prompt: None for prompt, _ in pieces if prompt})
-    prompts = dict(zip(unique, renderer.prompts(unique)))
-    return wholes, [
-        common_prefix(prompts[prompt], whole) if prompt else 0 for (prompt, _), whole in zip(pieces, wholes)
-    ]
 
 
 def _pairs(renderer: Renderer, chunk: Sequence[Example], after_stop: bool) -> list[tuple[Rendered, ...]]:
@@ -246,13 +248,13 @@ def _pairs(renderer: Renderer, chunk: Sequence[Example], after_stop: bool) -> li
     result: list[list[Rendered]] = [[] for _ in chunk]
     sides = [(i, side) for i, example in enumerate(chunk) for side in range(len(example.completions))]
     chats = [(i, side) for i, side in sides if not isinstance(chunk[i].completions[side], str)]
-    conversations = [_conversation(chunk[i], side) for i, side in chats]
+    conversations = [conversation_of(chunk[i], side) for i, side in chats]
     trained: Trained = "completion" if after_stop else "turns"
     for (i, _), conversation, sequences in zip(chats, conversations, renderer.conversations(conversations, trained)):
         result[i] += sequences[-1:] if conversation.turns() else []
     texts = [(i, text) for i, e in enumerate(chunk) for text in e.completions if isinstance(text, str) and text.strip()]
     pieces = [(str(chunk[i].prompt or ""), text) for i, text in texts]
-    for (i, _), ids, start in zip(texts, *_text_ids(renderer, pieces)):
+    for (i, _), ids, start in zip(texts, *text_ids(renderer, pieces)):
         result[i].append(Rendered(tokens=ids, trained=[(start, len(ids))]))
     return [tuple(pair) for pair in result]
 
@@ -290,12 +292,14 @@ def _pair_tree(pair: Sequence[Rendered], max_length: int | None, mode: Truncatio
 
 def _truncate(sequence: Rendered, max_length: int | None, mode: Truncation) -> Rendered | None:
     """The sequence cut to its limit and to its last trained token, or None if no trained token is left."""
-    tokens, spans = sequence.tokens, sequence.trained
+    tokens, spans, weights = sequence.tokens, sequence.trained, sequence.weights
     shift = max(len(tokens) - max_length, 0) if max_length and mode == "keep_end" else 0
     limit = max_length if max_length and mode == "keep_start" else len(tokens)
     # Whatever comes first has nothing before it to be predicted from.
-    spans = [(max(b - shift, 1), min(e, limit) - shift) for b, e in spans if b < limit and e - shift > 1]
-    return Rendered(tokens=tokens[shift : shift + spans[-1][1]], trained=spans) if spans else None
+    inside = [i for i, (b, e) in enumerate(spans) if b < limit and e - shift > 1]
+    spans = [(max(b - shift, 1), min(e, limit) - shift) for b, e in (spans[i] for i in inside)]
+    weights = None if weights is None else [weights[i] for i in inside]
+    return Rendered(tokens=tokens[shift : shift + spans[-1][1]], trained=spans, weights=weights) if spans else None
 
 
 def _branch(sequences: Sequence[Rendered], done: int = 0) -> list[Segment]:
@@ -306,7 +310,7 @@ def _branch(sequences: Sequence[Rendered], done: int = 0) -> list[Segment]:
     first, *rest = sequences
     if not rest:
         spans = [(begin - done, end - done) for begin, end in first.trained]
-        return [Segment(tokens=first.tokens[done:], trained=spans)]
+        return [Segment(tokens=first.tokens[done:], trained=spans, columns=_weight_column(first))]
     shared = min(s.trained[0][0] for s in sequences)
     for other in rest:
         shared = min(shared, common_prefix(first.tokens, other.tokens))
@@ -314,23 +318,11 @@ def _branch(sequences: Sequence[Rendered], done: int = 0) -> list[Segment]:
     return [Segment(tokens=first.tokens[done:shared], children=children)] if shared > done else children
 
 
-def _what_is_trained(
-    form: Format, *, is_text: bool, turns_only: bool, completion_only: bool | None, given: bool | None
-) -> str:
-    prompted = form.name not in ("text", "messages", "conversations")
-    if is_text:
-        if prompted and completion_only is not False:
-            return "the completion with its end of text, because rows are prompt and completion."
-        asked = "completion_only_loss=False" if prompted else "rows are plain text"
-        return f"every token but the first, and the end of text, because {asked}."
-    if turns_only:
-        asked = "assistant_only_loss=True" if given else "rows are conversations"
-        where = "the assistant's turns" if completion_only is False or not prompted else "the assistant's answer"
-        return f"{where} with the token that ends each, because {asked}; all other tokens are context."
-    if prompted and completion_only is not False:
-        return "everything after the prompt, because assistant_only_loss=False."
-    asked = "assistant_only_loss=False" if given is False else "completion_only_loss=False"
-    return f"every token but the first, prompts too, because {asked}."
+def _weight_column(sequence: Rendered) -> dict[str, list[float]]:
+    """The weight of each trained token, where they are not all 1."""
+    if sequence.weights is None:
+        return {}
+    return {"weight": [w for w, (begin, end) in zip(sequence.weights, sequence.trained) for _ in range(begin, end)]}
 
 
 __all__ = ["Task", "TreeSet", "preference_trees", "sft_trees"]

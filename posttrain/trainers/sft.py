@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from posttrain.algorithms.sft import SFTLoss, sft_batch
 from posttrain.config.sft import SFTConfig
 from posttrain.data.loading import load_rows
+from posttrain.data.packing import WHOLE_ROWS, noted, pack, padding_note, shuffled
 from posttrain.data.trees import TreeSet, sft_trees
 from posttrain.errors import ConfigError
 from posttrain.trainers.assembly import assemble, resolve_tokenizer
@@ -44,20 +45,33 @@ class SFTTrainer(Trainer):
             raise ConfigError(f"args is a {type(config).__name__}; SFTTrainer takes an SFTConfig of posttrain")
         tokenizer = resolve_tokenizer(model, processing_class, config)
 
-        def read(dataset: Any, name: str) -> TreeSet | None:
+        whole_rows = config.packing_strategy in WHOLE_ROWS
+
+        def read(dataset: Any, name: str, packing: bool) -> TreeSet | None:
             if dataset is None:
                 return None
             rows = dataset
             if formatting_func is not None:
                 plain = load_rows(dataset, name=name)
                 rows = load_rows([{config.dataset_text_field: formatting_func(row)} for row in plain], name=name)
-            return sft_trees(
-                rows, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
-                assistant_only_loss=config.assistant_only_loss, completion_only_loss=config.completion_only_loss,
-                dataset_text_field=config.dataset_text_field, name=name,
+            found = sft_trees(
+                rows, tokenizer, max_length=None if packing and whole_rows else config.max_length,
+                truncation_mode=config.truncation_mode, assistant_only_loss=config.assistant_only_loss,
+                completion_only_loss=config.completion_only_loss, dataset_text_field=config.dataset_text_field,
+                prepared=bool((config.dataset_kwargs or {}).get("skip_prepare_dataset")),
+                processes=config.dataset_num_proc, name=name,
             )  # fmt: skip
+            if config.shuffle_dataset:
+                found = shuffled(found, config.seed)
+            if packing or config.padding_free:
+                found = noted(found, padding_note(found, config.per_device_train_batch_size))
+            if packing and config.max_length is not None:
+                found = pack(found, max_length=config.max_length, strategy=config.packing_strategy)
+            return found
 
-        train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
+        packing = config.packing if config.eval_packing is None else config.eval_packing
+        train = read(train_dataset, "train_dataset", config.packing)
+        evaluation = read(eval_dataset, "eval_dataset", packing)
         assembled = assemble(
             model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks
         )

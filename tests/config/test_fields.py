@@ -117,7 +117,6 @@ def test_names_without_effect_say_so(config: type[Config]) -> None:
         (SFTConfig, {"per_gpu_train_batch_size": 3}, {"per_device_train_batch_size": 3}),
         (SFTConfig, {"torch_dtype": "bfloat16"}, {"dtype": "bfloat16"}),
         (SFTConfig, {"overwrite_output_dir": True}, {}),
-        (SFTConfig, {"shuffle_dataset": True}, {}),
         (DPOConfig, {"max_prompt_length": 512, "max_completion_length": 256}, {}),
     ],
 )
@@ -143,7 +142,6 @@ def test_a_plain_synonym_is_taken_without_a_word() -> None:
         {"max_seq_length": 5, "max_length": 6},
         {"max_length": 6, "max_seq_length": 5},
         {"no_cuda": True, "use_cpu": False},
-        {"shuffle_dataset": True, "train_sampling_strategy": "sequential"},
     ],
 )
 def test_an_old_name_that_contradicts_the_new_one_is_refused(values: dict[str, Any]) -> None:
@@ -175,7 +173,11 @@ def test_a_wrong_value_under_an_old_name_names_the_old_one() -> None:
         (SFTConfig, {"report_to": ["wandb"]}, "metrics.jsonl"),
         (SFTConfig, {"save_only_model": True, "resume_from_checkpoint": True}, "save_only_model=False"),
         (SFTConfig, {"loss_type": "dft", "label_smoothing_factor": 0.1}, "no effect on loss_type=dft"),
-        (SFTConfig, {"packing": True}, "laid end to end"),
+        (SFTConfig, {"packing": True, "max_length": None}, "sets no size"),
+        (SFTConfig, {"packing_strategy": "wrapped"}, "only together with packing=true"),
+        (SFTConfig, {"dataset_kwargs": {"skip_prepare": True}}, "takes skip_prepare_dataset"),
+        (SFTConfig, {"dataset_kwargs": {"skip_prepare_dataset": 3}}, "true or false"),
+        (SFTConfig, {"dataset_kwargs": {"add_special_tokens": True}}, "would double"),
         (SFTConfig, {"completion_only_loss": True, "assistant_only_loss": False}, "leave one unset"),
         (SFTConfig, {"beta": 0.1}, "belongs to DPOConfig"),
         (SFTConfig, {"max_length": 1}, "at least 2"),
