@@ -13,7 +13,7 @@ from peft.utils import load_peft_weights
 from torch import nn
 from transformers import PreTrainedModel
 
-from posttrain.errors import ConfigError, ModelError, nearest
+from posttrain.errors import ConfigError, ModelError
 from posttrain.models.adapter_start import load_started, remember_start, save_started, start_of
 from posttrain.models.lora_settings import (
     changes_base,
@@ -21,6 +21,7 @@ from posttrain.models.lora_settings import (
     linear_names,
     lora_config,
     refuse_other_methods,
+    refuse_unmatched,
     settle_targets,
 )
 from posttrain.models.new_tokens import row_owners
@@ -87,16 +88,13 @@ def apply_lora(
             " out."
         )
     config.trainable_token_indices = _trained_rows(model, config, tokens)
+    refuse_unmatched(config, model)
     try:
         adapted: PeftModel = get_peft_model(model, config)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        layers = linear_names(model)
-        wanted = config.target_modules
-        unknown = sorted(set(wanted) - set(layers)) if isinstance(wanted, list | set | tuple) else []
-        hint = "".join(nearest(name, layers) for name in unknown[:1])
         raise ConfigError(
             f"the adapter cannot be put onto {type(model).__name__}: {str(error).splitlines()[0]} Its linear layers are"
-            f" {', '.join(layers)}{hint}. Leave target_modules out for all of them but the head."
+            f" {', '.join(linear_names(model))}. Leave target_modules out for all of them but the head."
         ) from error
     if changes_base(config):
         remember_start(adapted)
@@ -119,8 +117,8 @@ def _trained_rows(model: Any, config: LoraConfig, tokens: Sequence[int]) -> Any:
         bad = rows[0] if rows[0] < 0 else rows[-1]
         last = embedding_rows(model) - 1
         raise ConfigError(f"trainable_token_indices has {bad}: the model embeds the tokens 0 to {last}")
-    targets = config.target_modules if isinstance(config.target_modules, set) else ()
-    named = [*(config.modules_to_save or ()), *targets]
+    targets = config.target_modules if not isinstance(config.target_modules, str) else ()
+    named = [*(config.modules_to_save or ()), *(targets or ())]
     owners = [owner for owner in row_owners(model) if not is_named(model, owner, named)]
     paths = [next(path for path, part in model.named_modules() if part is owner) for owner in owners]
     return dict.fromkeys(paths, rows) or None

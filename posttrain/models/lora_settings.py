@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,12 +45,12 @@ def lora_config(peft_config: LoraConfig | Mapping[str, Any] | Any) -> LoraConfig
         config: Any = copy.deepcopy(peft_config)
     else:
         config = _from_fields(peft_config)
-    for name, reason in REFUSED.items():
-        if getattr(config, name, None):
-            raise ConfigError(f"peft_config.{name} is not supported: {reason}.")
     start = config.init_lora_weights
     if isinstance(start, str) and (why := start_problem(start)):
         raise ConfigError(f"peft_config.init_lora_weights is {start!r}: {why}.")
+    for name, reason in REFUSED.items():
+        if getattr(config, name, None):
+            raise ConfigError(f"peft_config.{name} is not supported: {reason}.")
     if config.use_dora and start not in (True, False, "gaussian"):
         raise ConfigError(
             f"peft_config has use_dora and init_lora_weights={start!r}: such an adapter could not be handed on without"
@@ -99,17 +100,17 @@ def changes_base(config: LoraConfig) -> bool:
     return isinstance(config.init_lora_weights, str) and config.init_lora_weights.startswith(CHANGES_BASE)
 
 
-def settle_targets(config: LoraConfig, model: nn.Module) -> None:
+def settle_targets(config: LoraConfig, model: Any) -> None:
     """Writes into the config what "all linear layers" means for the model. Raises ConfigError for what cannot be."""
     if config.target_modules is None:
         some = config.layers_to_transform is not None  # peft then wants the names
-        config.target_modules = set(linear_names(model)) if some else FOR_ALL
+        config.target_modules = linear_names(model) if some else FOR_ALL
     if config.init_lora_weights == "olora" and any(isinstance(part, Conv1D) for part in model.modules()):
         raise ConfigError(
             f"peft_config.init_lora_weights is 'olora', which peft does not compute for {type(model).__name__}, whose"
             " matrices are stored the other way round. Use 'pissa'."
         )
-    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     tied = head is not None and head.weight is embedding.weight
     on_words = any(is_named(model, part, config.target_modules) for part in (embedding, head))
@@ -123,6 +124,36 @@ def settle_targets(config: LoraConfig, model: nn.Module) -> None:
             "peft_config has ensure_weight_tying and an adapter on the embedding, which is the head as well: such a"
             " model cannot be copied. Write modules_to_save=['embed_tokens'] with it, or leave it out."
         )
+
+
+def refuse_unmatched(config: LoraConfig, model: Any) -> None:
+    """Raises ConfigError for a name in the config that nothing in the model answers to; peft would pass over it."""
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters()]
+    layers = linear_names(model)
+    targets = config.target_modules if not isinstance(config.target_modules, str) else ()
+    asked = {
+        "target_modules": (targets or (), modules),
+        "modules_to_save": (config.modules_to_save or (), modules),
+        "target_parameters": (config.target_parameters or (), parameters),
+        "rank_pattern": (config.rank_pattern or (), [*modules, *parameters]),
+        "alpha_pattern": (config.alpha_pattern or (), [*modules, *parameters]),
+    }
+    for field, (names, paths) in asked.items():
+        for name in sorted(names):
+            if not any(re.fullmatch(rf"(.*\.)?({name.lstrip('^')})", path) for path in paths):
+                raise ConfigError(
+                    f"the adapter cannot be put onto {type(model).__name__}: {field} names {name!r}, which it does not"
+                    f" have. Its linear layers are {', '.join(layers)}{nearest(name, layers)}. Leave target_modules out"
+                    " for all of them but the head."
+                )
+    numbers = config.layers_to_transform
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    for number in [numbers] if isinstance(numbers, int) else numbers or ():
+        if count is not None and not 0 <= number < count:
+            raise ConfigError(
+                f"layers_to_transform has {number}: {type(model).__name__} has the layers 0 to {count - 1}"
+            )
 
 
 def linear_names(model: Any) -> list[str]:
