@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dpo": ("posttrain.cli.train", "dpo", "preference training on chosen and rejected answers"),
     "cpo": ("posttrain.cli.train", "cpo", "the same without a reference model: CPO and SimPO"),
     "orpo": ("posttrain.cli.train", "orpo", "fine-tuning and preferences in one: ORPO"),
+    "kto": ("posttrain.cli.train", "kto", "the same on single answers marked good or bad: KTO"),
+    "bco": ("posttrain.cli.train", "bco", "the same as a classifier of good and bad answers: BCO"),
     "reward": ("posttrain.cli.train", "reward", "a reward model from chosen and rejected answers"),
     "grpo": ("posttrain.cli.train", "grpo", "online reinforcement learning with rewards of your own"),
     "ppo": ("posttrain.cli.train", "ppo", "the same with a value model: an advantage for every token"),

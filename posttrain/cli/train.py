@@ -8,10 +8,12 @@ from pathlib import Path
 
 from posttrain.cli.flags import help_text, parse, read
 from posttrain.config.command import (
+    BCOCommand,
     CommandFields,
     CPOCommand,
     DPOCommand,
     GRPOCommand,
+    KTOCommand,
     OfflineRLCommand,
     ORPOCommand,
     PPOCommand,
@@ -40,6 +42,16 @@ _ORPO = """\
 posttrain orpo --model base --train_dataset pairs.jsonl --output_dir orpo \\
     --learning_rate 8e-6 --beta 0.1
 posttrain orpo --config orpo.yaml --max_steps 20"""
+
+_KTO = """\
+posttrain kto --model out/model --train_dataset answers.jsonl --output_dir kto \\
+    --beta 0.1 --desirable_weight 1.33
+posttrain kto --config kto.yaml --loss_type apo_zero_unpaired"""
+
+_BCO = """\
+posttrain bco --model out/model --train_dataset answers.jsonl --output_dir bco \\
+    --learning_rate 1e-6 --beta 0.1
+posttrain bco --config bco.yaml beta=0.2"""
 
 _REWARD = """\
 posttrain reward --model out/model --train_dataset pairs.jsonl --output_dir reward \\
@@ -97,6 +109,25 @@ def orpo(arguments: Sequence[str]) -> int:
         "trained model is written to OUTPUT_DIR/model."
     )
     return _command("orpo", ORPOCommand, arguments, about, _ORPO)
+
+
+def kto(arguments: Sequence[str]) -> int:
+    """The exit code of KTO."""
+    about = (
+        "Learning from single answers that are marked good or bad (KTO). Rows have a prompt, a completion and a label "
+        "of true or false, or a conversation and a label; pairs of dpo are taken apart. The trained model is written "
+        "to OUTPUT_DIR/model."
+    )
+    return _command("kto", KTOCommand, arguments, about, _KTO)
+
+
+def bco(arguments: Sequence[str]) -> int:
+    """The exit code of BCO."""
+    about = (
+        "Learning to tell answers that are marked good from those marked bad (BCO). Rows are those of kto, of both "
+        "kinds. The trained model is written to OUTPUT_DIR/model."
+    )
+    return _command("bco", BCOCommand, arguments, about, _BCO)
 
 
 def ppo(arguments: Sequence[str]) -> int:

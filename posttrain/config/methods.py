@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from posttrain.config.base import Config
 from posttrain.config.command import (
+    BCOCommand,
     CPOCommand,
     DPOCommand,
     EmbeddedStage,
     EvaluateStage,
     GRPOCommand,
+    KTOCommand,
     OfflineRLCommand,
     ORPOCommand,
     PPOCommand,
@@ -48,6 +50,12 @@ METHODS: Mapping[str, MethodShape] = {
     "cpo": MethodShape(fields=CPOCommand, reads=("model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)),
     "orpo": MethodShape(
         fields=ORPOCommand, reads=("model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)
+    ),
+    "kto": MethodShape(
+        fields=KTOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)
+    ),
+    "bco": MethodShape(
+        fields=BCOCommand, reads=("model", "ref_model", "train_dataset", "eval_dataset", "gate"), outputs=("model",)
     ),
     "reward": MethodShape(
         fields=RewardCommand,

@@ -15,7 +15,7 @@ from posttrain.errors import DataError, nearest
 
 Content = str | list[Message]
 Row = Mapping[str, Any]
-Task = Literal["SFT", "DPO"]
+Task = Literal["SFT", "DPO", "KTO"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +68,20 @@ READ_BY = {
         "'instruction' and 'output', or 'question' and 'answer'"
     ),
     "DPO": "'chosen' and 'rejected', with the prompt in 'prompt' or at the start of both",
+    "KTO": (
+        "an answer ('prompt' and 'completion', or a conversation that ends with it) and a 'label' of true or false, or "
+        "'prompt', 'chosen' and 'rejected', which become a good answer and a bad one"
+    ),
 }
+_WITHOUT_PROMPT = ("text", "messages", "conversations")
 
 
 def detect(rows: Rows, *, task: Task, text_field: str = "text") -> Format:
     """The format of the rows, from the columns of the first. Raises DataError if the task needs others."""
     columns = list(rows[0])
     found = _preference(columns) if task == "DPO" else _demonstration(rows[0], text_field)
+    if task == "KTO" and found is not None and found.name in _WITHOUT_PROMPT:
+        found = None
     if found is None:
         raise DataError(f"{rows.where(0)}: {_misfit(rows[0], task, text_field)}")
     return found
@@ -283,8 +290,9 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
         return f"there is no column {text_field!r} (dataset_text_field){near} {found}"
     if isinstance(row.get("label"), bool):
         return (
-            f"{found} These are answers marked good or bad ('label'). For SFT keep the good ones and drop "
-            "the column: dataset.filter(lambda row: row['label']).remove_columns('label'). For DPO bring a "
+            f"{found} These are answers marked good or bad ('label'), which KTOTrainer and BCOTrainer learn from as "
+            "they are. For SFT keep the good ones and drop the column: "
+            "dataset.filter(lambda row: row['label']).remove_columns('label'). For DPO bring a "
             "good and a bad answer to the same prompt together as 'chosen' and 'rejected'."
         )
     if task == "SFT" and "chosen" in row and "rejected" in row:
@@ -303,12 +311,12 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
     if "prompt" in row and not answered:
         return (
             f"{found} These are prompts without answers, which GRPO learns from. {task} needs "
-            f"{'an answer to each' if task == 'SFT' else 'a chosen and a rejected answer to each'}"
+            f"{'a chosen and a rejected answer' if task == 'DPO' else 'an answer'} to each"
             f" ({READ_BY[task]})."
         )
     return (
         f"{found} It reads {READ_BY[task]}. "
         + (f"{' '.join(guesses)} " if guesses else "")
         + f"Rename the columns, for example dataset.rename_column({columns[0] if columns else 'x'!r}, "
-        f"{'prompt' if task == 'DPO' else 'text'!r})."
+        f"{'text' if task == 'SFT' else 'prompt'!r})."
     )

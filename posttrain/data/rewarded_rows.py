@@ -35,7 +35,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Part(Rows):
+class Part(Rows):
     """Some rows of a dataset, which stand where they stood in it."""
 
     whole: Rows
@@ -103,8 +103,8 @@ def answers_of_rows(
     tally: Tally, column: str,
 ) -> tuple[list[Answer], dict[str, Any]]:  # fmt: skip
     """The answers of rows of text or messages, read and cut as SFT reads them."""
-    plain = [_as_demonstration(rows[i], (column, "unjudged"), rows.where(i)) for i in kept]
-    part = _Part(name=rows.name, path=rows.path, records=plain, whole=rows, kept=kept)
+    plain = [as_demonstration(rows[i], (column, "unjudged"), rows.where(i)) for i in kept]
+    part = Part(name=rows.name, path=rows.path, records=plain, whole=rows, kept=kept)
     made = sft_trees(part, tokenizer, max_length=max_length)
     for reason, dropped in made.report.dropped.items():
         tally.dropped[reason] = (dropped.count, list(dropped.first))
@@ -154,7 +154,7 @@ def _without_end(tree: Segment, tokenizer: Any) -> Segment:
     return replace(tree, tokens=tree.tokens[:-1], trained=[*spans, (begin, end - 1)])
 
 
-def _as_demonstration(row: Mapping[str, Any], without: Sequence[str], place: str) -> dict[str, Any]:
+def as_demonstration(row: Mapping[str, Any], without: Sequence[str], place: str) -> dict[str, Any]:
     """The row as SFT would have it: prompt and completion; of a conversation, the last turn is the completion."""
     plain = {key: value for key, value in row.items() if key not in without}
     if "prompt" in plain and "completion" not in plain and "response" in plain:

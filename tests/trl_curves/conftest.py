@@ -49,7 +49,7 @@ def _curve(trainer: Any) -> Curve:
 def both_curves(
     tmp_path: Path, tiny_tokenizer: Any, tiny_model: Callable[..., Any]
 ) -> Callable[..., tuple[Curve, Curve]]:
-    """`both_curves("sft" | "dpo" | "cpo", rows, settings, ...)` trains twice and returns (TRL's curve, ours)."""
+    """`both_curves("sft" | "dpo" | "cpo" | "kto", rows, settings, ...)` trains twice: (TRL's curve, ours)."""
 
     def run(
         method: str,
@@ -96,7 +96,7 @@ def both_curves(
             trainer_class = getattr(home, f"{method.upper()}Trainer")
             chosen_rows = rows_for_trl if name == "trl" and rows_for_trl is not None else rows
             models: dict[str, Any] = {"model": tiny_model(arch), "peft_config": copy.deepcopy(peft_config)}
-            if (method, name) == ("dpo", "trl") and peft_config is None:
+            if method in ("dpo", "kto") and name == "trl" and peft_config is None:
                 # TRL would look for the model on disk. Ours gets None: the initial weights.
                 models["ref_model"] = tiny_model(arch)
             trainer = trainer_class(

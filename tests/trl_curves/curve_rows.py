@@ -79,6 +79,15 @@ def make_rows(kind: str, count: int = ROWS, seed: int = 1) -> list[dict[str, Any
                     "chosen": " " + _sentence(rng, 1, 15),
                     "rejected": " " + _sentence(rng, 1, 15),
                 }
+            case "unpaired":
+                return {
+                    "prompt": _sentence(rng, 2, 15),
+                    "completion": " " + _sentence(rng, 1, 15),
+                    "label": rng.random() < 0.6,
+                }
+            case "unpaired messages":
+                talk = _messages(rng, turns=rng.randint(1, 2), system=rng.random() < 0.5)
+                return {"prompt": talk[:-1], "completion": talk[-1:], "label": rng.random() < 0.4}
             case "preference messages":
                 talk = _messages(rng, turns=rng.randint(1, 2), system=rng.random() < 0.5)
                 other = [{"role": "assistant", "content": _sentence(rng, 1, 12) + "!"}]
