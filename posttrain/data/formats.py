@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from posttrain.data.foreign import PREFERENCE, openai_preference, self_instruct, tools_of
 from posttrain.data.loading import PROVENANCE, Rows
-from posttrain.data.messages import Message, read_messages, read_tools
+from posttrain.data.messages import Message, read_messages
 from posttrain.errors import DataError, nearest
 
 Content = str | list[Message]
@@ -61,7 +62,7 @@ KNOWN = (
     "answer",
     *PROMPTS,
 )
-EXTRAS = ("tools", "chat_template_kwargs")
+EXTRAS = ("tools", "functions", "parallel_tool_calls", "chat_template_kwargs")
 READ_BY = {
     "SFT": (
         "'messages' or 'conversations' (a list of messages), 'prompt' and 'completion', 'text', "
@@ -100,7 +101,7 @@ def examples(rows: Rows, form: Format) -> Iterator[Example]:
             )
         try:
             prompt, completions = form.read(row)
-            tools = read_tools(row.get("tools"))
+            tools = tools_of(row)
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
         kwargs = row.get("chat_template_kwargs") or {}
@@ -143,6 +144,13 @@ def _demonstration(row: Row, text_field: str) -> Format | None:
     for question, further, answer in PAIRS:
         if question in row and answer in row:
             return _question(question, further, answer)
+    if "instruction" in row and "instances" in row:
+        return Format(
+            name="self-instruct",
+            sentence="'instruction' is read as a user's message and the 'output' in 'instances' as the answer",
+            columns=("instruction", "instances"),
+            read=self_instruct,
+        )
     return _text(text_field) if text_field in row else None
 
 
@@ -175,6 +183,13 @@ def _question(question: str, further: str | None, answer: str) -> Format:
 
 def _preference(columns: Sequence[str]) -> Format | None:
     """The format of rows with a better and a worse answer."""
+    if set(PREFERENCE) <= set(columns):
+        return Format(
+            name="openai-preference",
+            sentence="'preferred_output' and 'non_preferred_output' answer the messages in 'input'",
+            columns=PREFERENCE,
+            read=openai_preference,
+        )
     if "chosen" not in columns or "rejected" not in columns:
         return None
     prompt = next((column for column in PROMPTS if column in columns), None)

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from posttrain.chat import generation_prompt
+from posttrain.data.foreign import tools_of
 from posttrain.data.formats import Content, content
 from posttrain.data.loading import PROVENANCE, Rows, load_rows
-from posttrain.data.messages import read_tools, shown_messages
+from posttrain.data.messages import shown_messages
 from posttrain.data.rendering import Renderer
 from posttrain.data.report import SHOWN_CHARACTERS, spread
 from posttrain.errors import DataError
@@ -93,14 +94,14 @@ def prompt_set(
     """
     rows = load_rows(rows, name=name)
     column = _prompt_column(rows)
-    renderer, notes = Renderer(tokenizer), set[str]()
+    renderer, notes = Renderer(tokenizer), set(rows.notes)
     source = str(tokenizer.chat_template or "")
     texts: list[str] = []
     prompts: list[Content] = []
     for index, row in enumerate(rows):
         try:
             prompt = _read(row, column)
-            tools = read_tools(row.get("tools"))
+            tools = tools_of(row)
         except DataError as error:
             raise DataError(f"{rows.where(index)}: {error}") from None
         prompts.append(prompt)
