@@ -11,9 +11,10 @@ import pytest
 from posttrain.config import Config, DPOConfig, GRPOConfig, RewardConfig, SFTConfig
 from posttrain.config.base import choices, members_of
 from posttrain.config.reference_free import CPOConfig, ORPOConfig
+from posttrain.config.unpaired import BCOConfig, KTOConfig
 from posttrain.errors import ConfigError
 
-CONFIGS = [SFTConfig, DPOConfig, GRPOConfig, RewardConfig, CPOConfig, ORPOConfig]
+CONFIGS = [SFTConfig, DPOConfig, GRPOConfig, RewardConfig, CPOConfig, ORPOConfig, KTOConfig, BCOConfig]
 
 
 def wrong_values(config: type[Config], name: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Small trainings for the tests: sft, dpo, grpo, ppo, critic and offline, each also with -lora, in any process."""
+"""Small trainings for the tests, of every kind of trainer, each also with -lora, in any process."""
 
 import hashlib
 import sys
@@ -11,10 +11,14 @@ from padded_rows import CONVERSATIONS, PAIRS
 from tiny import build_model, build_tokenizer
 
 from posttrain import (
+    BCOConfig,
+    BCOTrainer,
     DPOConfig,
     DPOTrainer,
     GRPOConfig,
     GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
     OfflineRLConfig,
     OfflineRLTrainer,
     PPOConfig,
@@ -32,6 +36,11 @@ REWARDED = [
     {"prompt": pair["prompt"], "response": text, "reward": reward}
     for i, pair in enumerate(PAIRS)
     for text, reward in ((pair["rejected"], -0.5), (pair["chosen"], 1.0), (f" Number {i}.", 0.25))[: 2 + i % 2]
+]
+LABELLED = [
+    {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
+    for i, pair in enumerate(PAIRS)
+    for side in (("chosen", "rejected")[i % 2],)
 ]
 # two steps from a rollout of four groups, twice: a checkpoint falls inside a rollout
 ROLLOUTS = {
@@ -78,6 +87,12 @@ def trainer(method, output_dir, *, dropout=0.1, rows=CONVERSATIONS, ref_model=No
         args = OfflineRLConfig(**{**settings, "loss_type": "topr", "beta": 0.05, **options})
         rewarded = {"train_dataset": REWARDED, "eval_dataset": REWARDED[:-2], "ref_model": ref_model}
         return OfflineRLTrainer(args=args, **rewarded, **shared)
+    if name in ("kto", "bco"):
+        labelled = {"train_dataset": LABELLED, "eval_dataset": LABELLED[:-2], "ref_model": ref_model}
+        order = {"train_sampling_strategy": "random", "disable_dropout": False, "beta": 0.3}
+        if name == "kto":
+            return KTOTrainer(args=KTOConfig(**settings | order), **labelled, **shared)
+        return BCOTrainer(args=BCOConfig(**settings | order), **labelled, **shared)
     if name == "reward":
         args = RewardConfig(**settings, disable_dropout=False, center_rewards_coefficient=0.01)
         return RewardTrainer(

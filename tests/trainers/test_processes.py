@@ -21,16 +21,25 @@ def in_two(script, *arguments):
     return [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo-lora", "reward", "grpo", "ppo", "critic-lora", "offline"])
+EVALUATED = ("kto", "bco", "offline")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "sft", "dpo-lora", "kto", pytest.param("bco", marks=pytest.mark.slow), "reward", "grpo", "ppo", "critic-lora",
+        "offline",
+    ],
+)  # fmt: skip
 def test_two_processes_equal_one(tmp_path, method):
     """Thirteen rows, four a step: the last step of an epoch gives one process nothing to do."""
     (line,) = in_two("two_processes.py", method, tmp_path / "two")
     two = json.loads(line)
-    evaluating = {"eval_strategy": "epoch"} if method == "offline" else {}
+    evaluating = {"eval_strategy": "epoch"} if method in EVALUATED else {}
     one = jobs.main(method, tmp_path / "one", num_train_epochs=2, dropout=0.0, **evaluating)
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
     assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
-    assert len(two["evaluated"]) == len(one["evaluated"]) == (2 if method == "offline" else 0)
+    assert len(two["evaluated"]) == len(one["evaluated"]) == (2 if method in EVALUATED else 0)
     for theirs, ours in zip(two["evaluated"], one["evaluated"]):
         assert theirs == pytest.approx(ours, abs=1e-4)
 

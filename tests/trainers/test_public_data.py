@@ -7,7 +7,16 @@ import pytest
 from tiny import build_model, build_tokenizer
 from transformers import TrainerCallback
 
-from posttrain import DPOConfig, DPOTrainer, OfflineRLConfig, OfflineRLTrainer, SFTConfig, SFTTrainer
+from posttrain import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    OfflineRLConfig,
+    OfflineRLTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 
 class StopAtTwo(TrainerCallback):
@@ -20,6 +29,7 @@ FILES = [
     ("sft", "llamafactory_demo/alpaca_en_demo.json"),
     ("sft", "gsm8k/test.jsonl"),
     ("dpo", "llamafactory_demo/dpo_en_demo.json"),
+    ("kto", "llamafactory_demo/kto_en_demo.json"),
     ("offline", "llamafactory_demo/kto_en_demo.json"),
 ]
 
@@ -35,6 +45,8 @@ def build(method, file, output_dir, max_steps, callbacks=None):
     }
     if method == "offline":  # one answer to a prompt, good or bad
         return OfflineRLTrainer(args=OfflineRLConfig(**settings, advantage_baseline="data_mean"), **shared)
+    if method == "kto":
+        return KTOTrainer(args=KTOConfig(**settings), **shared)
     if method == "sft":
         return SFTTrainer(args=SFTConfig(**settings), **shared)
     return DPOTrainer(args=DPOConfig(**settings), **shared)

@@ -12,7 +12,7 @@ import torch
 def main(method, output_dir):
     share = 2 if method.startswith(("grpo", "ppo", "critic")) else 1  # half of what one process takes
     options = {"per_device_train_batch_size": share, "num_train_epochs": 2, "dropout": 0.0}
-    if method == "offline":
+    if method in ("kto", "bco", "offline"):
         options["eval_strategy"] = "epoch"
     if not method.endswith("-lora"):
         options["save_strategy"] = "no"
