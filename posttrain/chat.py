@@ -39,8 +39,14 @@ _PROBE = "zxqj"  # content that no template contains, to find the place where a 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The template for a tokenizer without one: ChatML if it has the tokens, else one ending in eos."""
-    template = CHATML if all(_knows(tokenizer, token) for token in ("<|im_start|>", "<|im_end|>")) else PLAIN
-    # A rendered template is tokenised without adding special tokens: a model that expects a bos gets it here.
+    return with_bos(tokenizer, CHATML if all(_knows(tokenizer, t) for t in ("<|im_start|>", "<|im_end|>")) else PLAIN)
+
+
+def with_bos(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """The template, after the token that begins a text where the tokenizer puts one before plain text.
+
+    A rendered template is tokenised without adding special tokens: a model that expects such a token gets it here.
+    """
     starts = tokenizer("a").input_ids[:1]
     has_bos = tokenizer.bos_token_id is not None and starts == [tokenizer.bos_token_id]
     return "{{ bos_token }}" + template if has_bos else template
