@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("posttrain.cli.config_schema", "a JSON Schema, by which an editor completes and checks YAML files"),
     "explain": ("posttrain.cli.config_explain", "what a field is, or what to write for a name of TRL"),
     "show": ("posttrain.cli.config_show", "every value of a file or recipe, and where it came from"),
+    "import": ("posttrain.cli.config_import", "a recipe from a file of LLaMA-Factory or Axolotl"),
 }
 
 _ABOUT = """\
@@ -25,7 +26,8 @@ _EXAMPLES = """
 Examples:
   posttrain config schema recipe --output recipe.schema.json
   posttrain config explain max_seq_length
-  posttrain config show recipe.yaml sft.learning_rate=1e-4"""
+  posttrain config show recipe.yaml sft.learning_rate=1e-4
+  posttrain config import llama3_lora_dpo.yaml --output recipe.yaml"""
 
 
 def run(arguments: Sequence[str]) -> int:

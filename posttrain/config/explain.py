@@ -28,6 +28,14 @@ DEFAULTS_OF_TRL: Mapping[str, tuple[Any, str]] = {
     "gradient_checkpointing": (True, "here activations are recomputed only when memory runs out"),
     "bf16": (True, "here bfloat16 is used where a measured product is 1.2 times as fast"),
     "assistant_only_loss": (False, "here the assistant's turns of a conversation are what is trained"),
+    "use_cache": (False, "here it is only written into the model's configuration, which is left as it is"),
+    "auto_find_batch_size": (False, "here passes are cut smaller where memory runs out, and the result is the same"),
+    "per_device_eval_batch_size": (8, "here an evaluation pass holds what max_tokens_per_pass allows"),
+    "enable_jit_checkpoint": (False, "here a run that is ended by SIGTERM can always go on"),
+    "restore_callback_states_from_checkpoint": (False, "here a resumed run goes on as if it had never stopped"),
+    "ddp_timeout": (1800, "here processes wait for one that measures or saves"),
+    "debug": ("", "the same, written as a list"),
+    "do_train": (False, "a training command trains"),
     "lora_target_modules": (None, "there peft's choice, often query and value alone; here every linear layer"),
 }
 
