@@ -21,6 +21,9 @@ from typing import Any
 
 from posttrain.stats.intervals import Interval, wilson
 
+# Pairs taken apart: twice as many rows, so that a step sees as many pairs
+SINGLE: Mapping[str, Any] = {"per_device_train_batch_size": 16, "train_sampling_strategy": "random"}
+
 # (method, what is set beside the shared settings); beta where the loss's scale asks for another than 0.1
 LOSSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "sigmoid": ("dpo", {}),
@@ -45,6 +48,9 @@ LOSSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "cpo": ("cpo", {}),
     "simpo": ("cpo", {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0}),
     "orpo": ("orpo", {}),
+    "kto": ("kto", SINGLE),
+    "apo_zero_unpaired": ("kto", {**SINGLE, "loss_type": "apo_zero_unpaired"}),
+    "bco": ("bco", SINGLE),
 }
 HELD_OUT_EVERY = 5
 Found = dict[str, tuple[int, int]]  # measure -> (hits, of)
@@ -56,16 +62,14 @@ def trained(method: str, settings: Mapping[str, Any], model: str, pairs: Sequenc
 
     config = getattr(posttrain, f"{method.upper()}Config")
     trainer = getattr(posttrain, f"{method.upper()}Trainer")
+    shared = {
+        "learning_rate": args.learning_rate, "num_train_epochs": args.epochs, "seed": seed,
+        "per_device_train_batch_size": 8, "max_length": 256, "bf16": False, "use_cpu": True,
+        "num_threads": args.threads, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1000,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
-        made = trainer(
-            model=model,
-            args=config(
-                output_dir=directory, learning_rate=args.learning_rate, num_train_epochs=args.epochs, seed=seed,
-                per_device_train_batch_size=8, max_length=256, bf16=False, use_cpu=True, num_threads=args.threads,
-                save_strategy="no", disable_tqdm=True, logging_steps=1000, **settings,
-            ),
-            train_dataset=list(pairs),
-        )  # fmt: skip
+        given = config(output_dir=directory, **{**shared, **settings})
+        made = trainer(model=model, args=given, train_dataset=list(pairs))
         made.train()
     return made
 

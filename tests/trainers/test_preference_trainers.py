@@ -8,8 +8,9 @@ from padded_rows import PAIRS
 from tiny import build_model, build_tokenizer
 
 from benchmarks.preference_losses import LOSSES
-from posttrain import CPOConfig, CPOTrainer, DPOConfig, DPOTrainer, ORPOConfig, ORPOTrainer
+from posttrain import BCOConfig, CPOConfig, CPOTrainer, DPOConfig, DPOTrainer, KTOConfig, ORPOConfig, ORPOTrainer
 from posttrain.algorithms.preference_losses import PREFERENCE_LOSSES
+from posttrain.algorithms.unpaired import UNPAIRED_LOSSES
 from posttrain.cli import main as cli
 from posttrain.errors import ConfigError
 
@@ -119,7 +120,7 @@ def test_the_commands(tmp_path, tiny_model_dir, capsys, method):
 
 
 def test_the_benchmark_compares_every_loss():
-    configs = {"dpo": DPOConfig, "cpo": CPOConfig, "orpo": ORPOConfig}
+    configs = {"dpo": DPOConfig, "cpo": CPOConfig, "orpo": ORPOConfig, "kto": KTOConfig, "bco": BCOConfig}
     for method, settings in LOSSES.values():
         configs[method](**settings)
-    assert set(PREFERENCE_LOSSES) <= set(LOSSES)
+    assert {*PREFERENCE_LOSSES, *UNPAIRED_LOSSES} <= set(LOSSES)
