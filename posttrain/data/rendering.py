@@ -187,7 +187,9 @@ class Renderer:
 
     def _wholes(self, conversations: Sequence[Conversation], trained: Trained) -> list[list[Rendered]]:
         """Each conversation as one sequence with one span to its end."""
-        wholes = self.rendered(self.render(conversations))
+        texts = self.render(conversations)
+        wholes = self.rendered(texts)
+        self._count_forgotten(conversations, texts)
         starts = [1] * len(wholes)
         if trained == "completion":
             prompted = [i for i, conversation in enumerate(conversations) if conversation.start]
@@ -195,6 +197,16 @@ class Renderer:
             for i, prompt in zip(prompted, self.rendered(openings)):
                 starts[i] = common_prefix(prompt, wholes[i])
         return [[Rendered(tokens=ids, trained=[(start, len(ids))])] for ids, start in zip(wholes, starts)]
+
+    def _count_forgotten(self, conversations: Sequence[Conversation], texts: Sequence[str]) -> None:
+        """Counts it where the first conversation of several turns shows an earlier one as it was not generated."""
+        for conversation, text in zip(conversations, texts):
+            turns = conversation.turns()
+            if len(turns) > 1:
+                (prompt,) = self.render([_cut(conversation, turns[0])], add_generation_prompt=True)
+                (part,) = self.render([_cut(conversation, turns[0] + 1)])
+                self.counted["forgotten"] += not self._continues(text, prompt, part)
+                return
 
     def _turns(self, conversations: Sequence[Conversation]) -> list[list[Rendered]]:
         """Each conversation as one sequence with a span for each turn, or as a sequence for each turn."""
@@ -316,6 +328,8 @@ def counted_notes(counted: Mapping[str, int]) -> list[str]:
     said = {
         "rewritten": "The chat template renders an answer differently once the conversation goes on, as it did in "
         "{:,} rows: each is trained in the context in which it is generated.",
+        "forgotten": "The chat template renders earlier answers differently once the conversation goes on, and "
+        "assistant_only_loss=False trains them as history shows them, not as they are generated.",
         "context": "{:,} turns of the assistant are context only, as their messages say (weight 0, or train false).",
         "weighted": "{:,} turns of the assistant have a weight: their tokens count so many times in SFT.",
         "not the assistant's": "{:,} messages of other roles are marked to be trained; only the assistant's are.",

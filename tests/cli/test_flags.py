@@ -66,6 +66,16 @@ def test_old_names_work_as_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert sft("--model_name_or_path", "m") == sft()
 
 
+def test_what_sft_does_with_rows_is_said_by_flags() -> None:
+    words = "--packing --packing_strategy wrapped --padding_free --shuffle_dataset --dataset_num_proc 2 --loss_type dft"
+    command = sft(*words.split(), "--dataset_kwargs", "{skip_prepare_dataset: true}", "--neftune_noise_alpha", "5")
+    assert (command.packing, command.packing_strategy, command.padding_free) == (True, "wrapped", True)
+    assert (command.shuffle_dataset, command.dataset_num_proc, command.loss_type) == (True, 2, "dft")
+    assert command.training().dataset_kwargs == {"skip_prepare_dataset": True}
+    assert command.training().neftune_noise_alpha == 5.0
+    assert sft("--label_smoothing_factor", "0.1", "--chat_template_path", "zephyr").label_smoothing_factor == 0.1
+
+
 def test_a_file_then_flags(tmp_path: Path) -> None:
     file = tmp_path / "sft.yaml"
     file.write_text("model: a\ntrain_dataset: b.jsonl\nlearning_rate: 1e-4\nseed: 5\n")
@@ -85,7 +95,7 @@ def test_a_file_then_flags(tmp_path: Path) -> None:
         (["--learning_rate", "--seed", "1"], "--learning_rate needs a value"),
         (["--bf16", "perhaps"], "'perhaps' stands alone"),
         (["--do_predict"], "call posttrain evaluate"),
-        (["--packing"], "laid end to end"),
+        (["--packing", "--max_length", "none"], "sets no size"),
         (["sft.yaml"], "did you mean `--config sft.yaml`"),
         (["somewhere"], "did you mean `--model somewhere`"),
         (["lerning_rate=1"], "override 'lerning_rate=1': unknown field"),
