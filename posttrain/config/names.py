@@ -80,7 +80,21 @@ TRAINING_RENAMED: Mapping[str, Renamed] = {
     "past_index": gone("it is gone from transformers too"),
     "push_to_hub_model_id": now("hub_model_id"),
     "push_to_hub_token": now("hub_token"),
-}
+    "xpu_backend": now("ddp_backend"),
+    "evaluate_during_training": Renamed(
+        apply=lambda value: {"eval_strategy": "steps"} if value else {},
+        note='is an old name: write eval_strategy="steps"',
+    ),
+    "gradient_checkpointing_use_reentrant": Renamed(
+        apply=lambda value: {"gradient_checkpointing_kwargs": {"use_reentrant": value}},
+        note="is an old name: write gradient_checkpointing_kwargs={'use_reentrant': ...}",
+    ),
+    **dict.fromkeys(
+        ("use_legacy_prediction_loop", "mp_parameters", "torchdynamo", "ray_scope", "tpu_num_cores",
+         "tpu_metrics_debug", "dispatch_batches", "split_batches", "ignore_bias_buffers"),
+        gone("it is gone from transformers and TRL too, and nothing here needs it"),
+    ),
+}  # fmt: skip
 
 _LIGER = "logits are computed at trained positions only, without a patched model"
 
@@ -95,6 +109,10 @@ TRAINING_FIXED: Mapping[str, Fixed] = {
     "save_safetensors": Fixed(values=(True,), reason="weights are saved as safetensors only"),
     "deepspeed": Fixed(values=(None, ""), reason="start several processes with torchrun; DeepSpeed is not supported"),
     "fsdp": Fixed(values=(None, "", False, []), reason="several processes train with DDP; sharding is not offered yet"),
+    "fsdp_min_num_params": Fixed(values=(0,), reason="several processes train with DDP"),
+    "fsdp_transformer_layer_cls_to_wrap": Fixed(values=(None,), reason="several processes train with DDP"),
+    "sharded_ddp": Fixed(values=(None, "", False, []), reason="several processes train with DDP"),
+    "tp_size": Fixed(values=(None, 0, 1), reason="several processes train with DDP"),
     "fsdp_config": Fixed(values=(None,), reason="several processes train with DDP; sharding is not offered yet"),
     "activation_offloading": Fixed(values=(False,), reason="set gradient_checkpointing=True to save memory"),
     "router_aux_loss_coef": Fixed(
@@ -126,6 +144,9 @@ TRAINING_UNSUPPORTED: Mapping[str, str] = {
     "dataloader_multiprocessing_context": "dataloader_num_workers are threads; leave it out",
     "trackio_static_space_id": "freeze a run afterwards with `trackio sync`; leave it out",
     "local_rank": "torchrun sets it in the environment; leave it out",
+    "push_to_hub_organization": 'write hub_model_id="organization/name"',
+    "datasets": "write train_dataset: a file, or a list of {path, config, split, columns, rows, weight}",
+    "dataset_path": "write train_dataset",
     "model_adapter_name": "load the adapter with peft and pass the model object",
     "ref_adapter_name": "load the reference with peft and pass it as ref_model",
     "max_seq_len": "write max_length",
@@ -168,6 +189,7 @@ DPO_RENAMED: Mapping[str, Renamed] = {
     "label_pad_token_id": gone("batches are not padded"),
     "padding_value": gone("batches are not padded"),
     "padding_side": gone("batches are not padded"),
+    "base_model_attribute_name": gone("logits are computed at trained positions only, for every model"),
 }
 
 DPO_FIXED: Mapping[str, Fixed] = {
@@ -192,6 +214,7 @@ DPO_NO_EFFECT: Mapping[str, str] = {
 
 DPO_UNSUPPORTED: Mapping[str, str] = {
     **TRAINING_UNSUPPORTED,
+    "tools": "give rows a column tools",
     "ref_model_init_kwargs": "load the reference yourself and pass it as ref_model",
     "dataset_text_field": "it belongs to SFT; preference rows have the columns prompt, chosen and rejected",
     "packing": "it belongs to SFT; leave it out",

@@ -72,13 +72,14 @@ PPO_UNSUPPORTED: Mapping[str, str] = {
     "num_iterations": "write num_ppo_epochs",
     **dict.fromkeys(
         ("steps_per_generation", "generation_batch_size", "batch_size", "mini_batch_size", "backward_batch_size",
-         "local_batch_size", "local_mini_batch_size", "forward_batch_size"), _ROLLOUT
+         "local_batch_size", "micro_batch_size", "local_mini_batch_size", "forward_batch_size"), _ROLLOUT
     ),
     **dict.fromkeys(("total_episodes", "num_total_batches", "steps"), _STEPS),
     **dict.fromkeys(
         ("scale_rewards", "advantage_baseline", "loss_type", "importance_sampling_level", "dynamic_sampling",
          "max_resamples", "multi_objective_aggregation"), _GROUPS
     ),
+    "world_size": "torchrun says it; leave it out",
     "num_sample_generations": "every completion is in samples.jsonl; pass an eval_dataset and write eval_steps",
     "adap_kl_ctrl": "kl_target makes kl_coef adaptive; leave it out for a fixed one",
     "kl_penalty": "write kl_estimator: k1 is its 'kl', k2 its 'mse'",
