@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,11 @@ def _unwritable(directory: Path) -> Path | None:
     """The directory, or the nearest one above it that exists, where it cannot be written."""
     while not directory.exists():
         directory = directory.parent
-    return None if os.access(directory, os.W_OK) else directory
+    try:  # what permissions say is not what a read-only disk does
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError:
+        return directory
 
 
 def _of_use(

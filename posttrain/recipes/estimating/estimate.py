@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,10 @@ from posttrain.recipes.estimating.probing import every, first, last
 
 FLOOR = 0.10  # what a trial of seconds cannot see: the machine's other work, rows that are not like those tried
 UNSEEN = 0.30  # of activations that were not reached in the trial
-KEPT = 32  # bytes of a reference's log-probability while it is held for each trained token, as Python holds it
+SETTLED = 256  # steps after which a process has the memory that it will have
+COMPILED = 45.0  # passes of new lengths in which all but 1/e of the kernels were compiled that are kept
+SLOW = 3.0  # times the usual time of a token: something else on the machine, not the run
+STOOD_FOR = 3.0  # an untrained model's answers may be so much shorter or longer than the trained one's
 
 Event = Mapping[str, Any]
 
@@ -53,8 +57,11 @@ class StageEstimate:
     not_estimated: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; a bound that is not known is null."""
+        values = asdict(self)
+        if self.memory is not None and math.isinf(self.memory.high):
+            values["memory"]["high"] = None
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,7 @@ def pace(trial: Event, steps: Sequence[Event], plan: Mapping[str, Any], mean: fl
         each = statistics.fmean(times)
         seconds, error = cycles * each * plan["units"] / trial["batch"], _error(times)
     else:
-        rate = _middle(times, tokens, updates)
+        rate = _rate(times, tokens, updates)
         each = statistics.fmean(times)
         seconds = statistics.median(updates) * cycles + plan["total"] * mean * rate
         error = _error([(taken - update) / count for taken, update, count in zip(times, updates, tokens)])
@@ -105,11 +112,12 @@ def _error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / len(values) ** 0.5 / statistics.fmean(values)
 
 
-def _middle(times: Sequence[float], tokens: Sequence[int], updates: Sequence[float]) -> float:
-    """Seconds a token: all together, without the slowest tenth, which something else on the machine made slow."""
-    ranked = sorted(zip(times, tokens, updates), key=lambda row: (row[0] - row[2]) / row[1])
-    kept = ranked[: len(ranked) - len(ranked) // 10]
-    return sum(taken - update for taken, _, update in kept) / sum(count for _, count, _ in kept)
+def _rate(times: Sequence[float], tokens: Sequence[int], updates: Sequence[float]) -> float:
+    """Seconds a token, of all together but those that something else on the machine made slow."""
+    rows = [(taken - update, count) for taken, update, count in zip(times, updates, tokens)]
+    usual = statistics.median(taken / count for taken, count in rows)
+    kept = [(taken, count) for taken, count in rows if taken / count <= SLOW * usual]
+    return sum(taken for taken, _ in kept) / sum(count for _, count in kept)
 
 
 def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tuple[str, ...]) -> StageEstimate:
@@ -136,15 +144,19 @@ def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tupl
     seconds = _seconds(events, read, plan, begin, trial, paced)
     memory, parts = _memory(events, composed, read, begin, trial, plan)
     total = sum(seconds.values())
+    relative = paced.relative + (0.0 if trial["whole"] else 0.15)
+    time = Range.around(total, relative)
+    if trial["sampled"] and notes:
+        time = Range(estimate=total, low=total / STOOD_FOR, high=total * STOOD_FOR)
     left = composed["available"]
     if left is not None and composed["device"] == "cpu":  # it was asked for by a process that had its share
         known["available"] = left = left + imported["resident"] if (imported := first(events, "imported")) else left
     return StageEstimate(
         **known, status="estimated",
-        time=Range.around(total, paced.relative + (0.15 if not trial["whole"] else 0.0)),
+        time=time,
         seconds={name: value for name, value in seconds.items() if value},
         memory=memory, parts=parts, fits=None if left is None else memory.estimate <= left,
-        not_estimated=_unknown(events, paced),
+        not_estimated=_unknown(events, paced, bool(notes)),
     )  # fmt: skip
 
 
@@ -171,7 +183,9 @@ def _seconds(
     reference = forward * (read["tokens"] + read["evaluated_tokens"]) if asked else 0.0
     loading = begin["seconds"] - (forward * (trial["tokens"] + trial["judged_tokens"]) if asked else 0.0)
     checkpoint, trained, saved = last(events, "checkpoint"), last(events, "trained"), last(events, "saved")
+    imported = first(events, "imported")
     return {
+        "starting": 0.0 if imported is None else imported["seconds"],
         "loading": max(0.0, loading),
         "reading": read["seconds"],
         "reference": reference,
@@ -194,21 +208,41 @@ def _memory(
         peak, base = float(last_one["gpu_peak"]), 0.0
     else:
         peak, base = float(last_one["peak"]), float(begin["resident"]) - parts["weights"] - parts["reference"]
-    more = 0.0
-    relative = FLOOR
+    more = _growth(_steps_of_last(events), plan["steps"], begin["uses"])
+    relative = FLOOR + UNSEEN * more / peak
     rest = max(0.0, peak - base - held)
     if not trial["whole"]:
         most = max((step["tokens"] for step in every(events, "step")), default=1)
         room = begin["uses"]["max_tokens_per_pass"] or most
         if most < room and most < plan["units"] * read["mean"]:
             reached = min(room, plan["units"] * read["mean"])
-            more = rest * (reached / most - 1)
+            more += rest * (reached / most - 1)
             relative = FLOOR + UNSEEN * more / (peak + more)
-    if composed["device"] == "cpu":
-        more += read["bytes"] * (1 / read["share"] - 1)
-        base += read["bytes"] * (1 / read["share"] - 1)
-    parts = {"program and data": max(0.0, base), **parts, "activations and buffers": rest + max(0.0, more)}
-    return Range.around(peak + more, relative), {name: value for name, value in parts.items() if value}
+    unread = read["bytes"] * (1 / read["share"] - 1) if composed["device"] == "cpu" else 0.0
+    parts = {"program and data": max(0.0, base) + unread, **parts, "activations and buffers": rest + more}
+    return Range.around(peak + more + unread, relative), {name: value for name, value in parts.items() if value}
+
+
+def _growth(steps: Sequence[Event], planned: int, uses: Mapping[str, Any]) -> float:
+    """Bytes that the peak will still rise by.
+
+    On a CPU bfloat16 products are compiled for each length of a pass that was not seen before, and as many are kept as
+    have room; what a trial saw of that is the beginning of a curve that settles. Else memory that comes back in pieces
+    lets a process grow with the logarithm of its steps.
+    """
+    seen, name = len(steps), "gpu_peak" if steps and steps[-1]["gpu_peak"] else "peak"
+    if seen < 4 or planned <= seen:
+        return 0.0
+    if uses.get("bf16") and uses.get("device") == "cpu":
+        room = uses.get("max_tokens_per_pass") or 1
+        each = statistics.fmean(max(1, math.ceil(step["tokens"] / room)) for step in steps)
+        shown = 1 - math.exp(-(seen - 1) * each / COMPILED)
+        grown = steps[-1][name] - steps[0][name]
+        return grown / shown * (1 - math.exp(-(planned - 1) * each / COMPILED)) - grown
+    if seen >= SETTLED:
+        return 0.0
+    doubling = steps[-1][name] - steps[seen // 2 - 1][name]
+    return max(0.0, doubling * math.log2(min(planned, SETTLED) / seen))
 
 
 def _disk(composed: Event, checkpoint: Event | None, saved: Event | None, plan: Mapping[str, Any]) -> dict[str, float]:
@@ -236,12 +270,14 @@ def _by_arithmetic(known: dict[str, Any], composed: Event, error: Event | None, 
     )  # fmt: skip
 
 
-def _unknown(events: Sequence[Event], paced: Pace) -> tuple[str, ...]:
+def _unknown(events: Sequence[Event], paced: Pace, stood_for: bool) -> tuple[str, ...]:
     """What the estimate leaves out, in sentences."""
     trial = last(events, "trial")
     said = []
     if trial is not None and trial["sampled"]:
         said.append("how much longer or shorter answers become as the model learns")
+        if stood_for:
+            said.append("how long the answers of the model are that does not exist yet: ask again when it does")
         if not trial["whole"]:
             said.append("the speed of a whole rollout: a smaller one was tried, which is slower for each answer")
     if paced.counted < 2:

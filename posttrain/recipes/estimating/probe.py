@@ -21,6 +21,7 @@ from typing import Any
 Tell = Callable[..., None]
 SPEED_SHARE = 0.4  # of the speed of bare products that a training step reaches at least
 STEPS = 5  # that must fit into the time
+OTHERS = (16, 256)  # steps of other rows each, before they come again: lengths not seen before cost time and memory
 PASSES = 4  # of a step that is tried at most; a larger step is more of the same
 SAVED_BYTES = 2**30  # what is larger is not written for a trial
 LEARNING = 6  # floating-point operations a parameter and token: forward, and both products of the backward
@@ -124,24 +125,30 @@ class _Trial:
 
     def run(self, tell: Tell, composed: Any, device: Any) -> None:
         """Tries; where not even two steps fit into the time, once more with as little as there is."""
-        batch = self._affordable(composed, device)
+        tokens = self._affordable(composed, device)
+        batch = self._batch(tokens / STEPS, device)
+        self._others = tokens
         for attempt, size in enumerate(dict.fromkeys((batch, 1))):
             if self._attempt(tell, size, composed, attempt):
                 return
         tell("slow")
 
-    def _affordable(self, composed: Any, device: Any) -> int:
-        """Units of a step that is tried."""
+    def _affordable(self, composed: Any, device: Any) -> float:
+        """Tokens that may be trained on in the time, roughly."""
         import torch
 
         from posttrain.engine.throughput import product_rate
+
+        rate = product_rate(device, torch.float32, seconds=0.05) or 1e9
+        return SPEED_SHARE * rate * float(self.task["seconds"]) / (LEARNING * float(composed.parameters))
+
+    def _batch(self, tokens: float, device: Any) -> int:
+        """Units of a step that is tried."""
         from posttrain.recipes.estimating.schedule import online
         from posttrain.trainers.assembly import CPU_TOKENS_PER_PASS, CUDA_TOKENS_PER_PASS
 
         if online(self.command):
             return self.plan.units  # how fast a model writes depends on how many answers it writes at once
-        rate = product_rate(device, torch.float32, seconds=0.05) or 1e9
-        tokens = SPEED_SHARE * rate * self.task["seconds"] / STEPS / (LEARNING * composed.parameters)
         room = self.command.max_tokens_per_pass or (
             CPU_TOKENS_PER_PASS if device.type == "cpu" else CUDA_TOKENS_PER_PASS
         )
@@ -155,7 +162,8 @@ class _Trial:
 
         home = self.directory / f"run-{attempt}"
         sampled = online(self.command)
-        chosen = self._rows(batch, steps=6 if sampled else 24)
+        fewest, most = OTHERS
+        chosen = self._rows(batch, steps=max(fewest, min(most, round(self._others / batch / self.train.mean))))
         judged = self._judged(batch)
         fields = self._fields(batch, chosen, judged, home)
         cycle = self.plan.cycle if batch == self.plan.units else 1

@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 from posttrain.engine.machine import peak_bytes, resident_bytes
 
 WARM_UP = 2  # steps that pay for memory touched the first time and for what is made when first needed
-ENOUGH = 5  # cycles of steps after these, once their times agree to SURE
+ENOUGH = 8  # cycles of steps after these, once their times agree to SURE
+LEAST = 0.3  # of the time to try, in any case: a machine is not equally fast in every second
 SURE = 0.03  # standard error of the mean time, of the mean
 
 Tell = Callable[..., None]
@@ -76,7 +77,8 @@ class Stopwatch(TrainerCallback):
         if self._saves and timed > 0:
             self._saves = False
             control.should_save = True
-        if (timed >= ENOUGH and self._sure()) or now - self._began > self._seconds:
+        spent = (now - self._began) / self._seconds
+        if (timed >= ENOUGH and spent > LEAST and self._sure()) or spent > 1:
             control.should_training_stop = True
         self._mark = time.perf_counter()
 

@@ -16,6 +16,8 @@ def lines(estimates: Sequence[StageEstimate]) -> list[str]:
     timed = [estimate.time for estimate in estimates if estimate.time is not None]
     if len(timed) > 1:
         low, middle, high = (sum(getattr(time, end) for time in timed) for end in ("low", "estimate", "high"))
+        started = [estimate.seconds.get("starting", 0.0) for estimate in estimates if estimate.time is not None]
+        low, middle, high = (end - sum(started) + max(started) for end in (low, middle, high))  # a recipe starts once
         written.append(
             f"together: {spell(middle)} ({spell(low)} to {spell(high)}) for the {len(timed)} stages estimated"
         )
