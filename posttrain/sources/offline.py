@@ -132,8 +132,11 @@ def steps_per_epoch(rows: int, rows_per_step: int, drop_last: bool) -> int:
 
 
 def _content(trees: Sequence[Segment]) -> str:
-    """A hash of the trees' tokens and of what is trained of them."""
+    """A hash of the trees' tokens, of what is trained of them, and of the weights that their messages give them."""
     digest = hashlib.blake2b(digest_size=16)
     for tree in trees:
         digest.update(repr(tree.shape()).encode())
+        for leaf in tree.leaves():
+            if "weight" in leaf.columns:
+                digest.update(repr(list(leaf.columns["weight"])).encode())
     return digest.hexdigest()

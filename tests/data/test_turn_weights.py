@@ -10,7 +10,8 @@ from chats import CHATML, assistant, system, trained, user
 
 from posttrain.algorithms.sft import sft_batch
 from posttrain.data.trees import preference_trees, sft_trees
-from posttrain.errors import DataError
+from posttrain.errors import CheckpointError, DataError
+from posttrain.sources.offline import OfflineSource
 
 # TRL and transformers find the assistant's tokens by these marks
 MARKED = (
@@ -56,6 +57,16 @@ def test_weights_are_columns_of_their_turns_and_survive_the_cut(chat_tokenizer: 
     assert end.columns["weight"] == [3.0] * sizes[2]
     report = sft_trees([row], chat_tokenizer, max_length=None).report
     assert "2 turns of the assistant have a weight" in report.text()
+
+
+def test_a_run_is_not_resumed_with_other_weights(chat_tokenizer: Any) -> None:
+    def source(weight: float) -> OfflineSource:
+        trees = sft_trees([talk({"weight": weight}, {})], chat_tokenizer, max_length=None).trees
+        return OfflineSource(trees, sft_batch, rows_per_step=1, seed=1)
+
+    source(0.5).load_state_dict(source(0.5).state_dict())
+    with pytest.raises(CheckpointError, match="training data"):
+        source(0.5).load_state_dict(source(2).state_dict())
 
 
 def test_a_conversation_of_which_nothing_is_to_be_trained_is_dropped(chat_tokenizer: Any) -> None:
