@@ -18,14 +18,17 @@ from tiny import build_model, build_tokenizer
 import posttrain
 from posttrain.algorithms.dpo import PREFERENCE_LOSSES
 from posttrain.algorithms.offline_rl import OFFLINE_LOSSES
+from posttrain.algorithms.unpaired import UNPAIRED_LOSSES
 from posttrain.cli.flags import read
 from posttrain.cli.main import COMMANDS
 from posttrain.cli.positional import positional
 from posttrain.config.base import choices
 from posttrain.config.command import (
+    BCOCommand,
     CPOCommand,
     DPOCommand,
     GRPOCommand,
+    KTOCommand,
     OfflineRLCommand,
     ORPOCommand,
     PPOCommand,
@@ -42,6 +45,7 @@ from posttrain.config.reward import RewardConfig
 from posttrain.config.sampling import ChatCommand, SampleCommand
 from posttrain.config.sft import SFTConfig
 from posttrain.data.trees import preference_trees, sft_trees
+from posttrain.data.unpaired import unpaired_trees
 from posttrain.models.loading import prepare_tokenizer
 from posttrain.recipes import built_in_recipes
 from posttrain.recipes.scoring import TASKS
@@ -168,7 +172,7 @@ def has(module: Any, name: str) -> bool:
 @pytest.mark.parametrize("block", ROWS, ids=str)
 def test_rows_are_read_as_the_page_says(block: Block) -> None:
     task, _, form = block.note.partition(" ")
-    make = {"sft": sft_trees, "dpo": preference_trees}[task]
+    make = {"sft": sft_trees, "dpo": preference_trees, "kto": unpaired_trees}[task]
     rows = [json.loads(line) for line in block.text.splitlines()]
     tokenizer = build_tokenizer()
     prepare_tokenizer(tokenizer)
@@ -206,6 +210,7 @@ def resolves(name: str) -> bool:
     [
         ("sft.md", SFTConfig),
         ("dpo.md", DPOConfig),
+        ("unpaired.md", posttrain.KTOConfig),
         ("grpo.md", GRPOConfig),
         ("ppo.md", PPOConfig),
         ("offline-rl.md", OfflineRLConfig),
@@ -229,10 +234,17 @@ def test_tables_of_fields_name_fields_with_their_defaults(page: str, config: Cal
                 ) == float(default), names
 
 
-def test_losses_in_the_table_are_those_there_are() -> None:
-    table = (ROOT / "docs" / "dpo.md").read_text().split("## What is trained")[0]
+@pytest.mark.parametrize(
+    ("page", "end", "losses"),
+    [
+        ("dpo.md", "## What is trained", ["loss_type", "sft", *PREFERENCE_LOSSES]),
+        ("unpaired.md", "## The baselines", [*UNPAIRED_LOSSES]),
+    ],
+)
+def test_losses_in_the_table_are_those_there_are(page: str, end: str, losses: list[str]) -> None:
+    table = (ROOT / "docs" / page).read_text().split(end)[0]
     named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    assert sorted(named) == sorted(["loss_type", "sft", *PREFERENCE_LOSSES])
+    assert sorted(named) == sorted(losses)
 
 
 @pytest.mark.parametrize(("title", "field"), [("## The loss", "loss_type"), ("## Advantages", "advantage_baseline")])
@@ -259,6 +271,7 @@ def test_metrics_in_the_tables_are_logged(model_directory: str, tmp_path: Path) 
     trained = {
         "sft.md": posttrain.SFTTrainer(model_directory, SFTConfig(**plain(tmp_path)), [{"text": "I am Qwen."}]),
         "dpo.md": posttrain.DPOTrainer(model_directory, None, DPOConfig(**plain(tmp_path)), [pair]),
+        "unpaired.md": posttrain.KTOTrainer(model_directory, None, posttrain.KTOConfig(**plain(tmp_path)), [pair]),
         "reward-model.md": posttrain.RewardTrainer(model_directory, RewardConfig(**plain(tmp_path)), [pair]),
         "offline-rl.md": posttrain.OfflineRLTrainer(
             model_directory, posttrain.OfflineRLConfig(**plain(tmp_path), loss_type="topr", beta=0.1), rated
@@ -311,11 +324,12 @@ def check_command(words: list[str]) -> None:
     assert name in COMMANDS
     if rest == ["--help"] or name == "doctor":
         return
-    if name in ("sft", "dpo", "cpo", "orpo", "reward", "grpo", "ppo", "offline-rl"):
+    if name in ("sft", "dpo", "cpo", "orpo", "kto", "bco", "reward", "grpo", "ppo", "offline-rl"):
         if "--config" in rest:  # the file is the reader's
             rest = ["--model", "M", "--train_dataset", "D", *rest[2:]]
         fields = {
             "sft": SFTCommand, "dpo": DPOCommand, "cpo": CPOCommand, "orpo": ORPOCommand,
+            "kto": KTOCommand, "bco": BCOCommand,
             "reward": RewardCommand, "grpo": GRPOCommand,
             "ppo": PPOCommand, "offline-rl": OfflineRLCommand,
         }  # fmt: skip

@@ -181,6 +181,11 @@ def _question(question: str, further: str | None, answer: str) -> Format:
     )
 
 
+def holds_pairs(columns: Sequence[str]) -> bool:
+    """Whether rows with these columns have a better and a worse answer."""
+    return _preference(columns) is not None
+
+
 def _preference(columns: Sequence[str]) -> Format | None:
     """The format of rows with a better and a worse answer."""
     if set(PREFERENCE) <= set(columns):

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from posttrain.data.formats import READ_BY, detect, examples
+from posttrain.data.formats import READ_BY, detect, examples, holds_pairs
 from posttrain.data.loading import Rows, load_rows
+from posttrain.data.per_source import per_source
 from posttrain.data.report import Tally
 from posttrain.data.rewarded_rows import Part, as_demonstration
 from posttrain.data.trees import EQUAL, TreeSet, Truncation, sft_trees
@@ -18,6 +19,7 @@ LABELS = ("label", "kto_tag")  # the columns that may hold it, the first that is
 _TRUTHS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}  # text as in a CSV cell
 
 
+@per_source
 def unpaired_trees(
     rows: Any,
     tokenizer: Any,
@@ -29,12 +31,12 @@ def unpaired_trees(
     """A tree of one segment for each answer, with the column `desirable`: 1 for good ones, 0 for bad ones.
 
     Rows have a `label` (or `kto_tag`) of true or false, or 1 or 0, and whatever SFT reads that has a prompt; of a
-    conversation the last turn is the answer. Rows with `chosen` and `rejected` become a good answer and a bad one.
+    conversation the last turn is the answer. Rows that DPO reads become a good answer and a bad one each.
     Raises DataError for rows that cannot be understood, and if no answer is left.
     """
     rows = load_rows(rows, name=name)
     tally = Tally()
-    split = _from_pairs if {"chosen", "rejected"} <= set(rows[0]) else _from_labels
+    split = _from_pairs if holds_pairs(list(rows[0])) else _from_labels
     part, labels, understood, notes = split(rows, tally)
     detect(part, task="KTO")
     made = sft_trees(part, tokenizer, max_length=max_length, truncation_mode=truncation_mode)
@@ -77,7 +79,7 @@ def _from_labels(rows: Rows, tally: Tally) -> tuple[Part, list[bool], tuple[str,
         )
     labels = [_label(row, column, rows.where(index)) for index, row in enumerate(rows)]
     plain = [as_demonstration(row, (column,), rows.where(index)) for index, row in enumerate(rows)]
-    part = Part(name=rows.name, path=rows.path, records=plain, whole=rows, kept=range(len(rows)))
+    part = Part(name=rows.name, path=rows.path, records=plain, notes=rows.notes, whole=rows, kept=range(len(rows)))
     answer = next((name for name in ("messages", "conversations") if name in columns and "prompt" not in columns), None)
     notes = [f"The last turn of {answer!r} is the answer that is good or bad."] if answer else []
     return part, labels, (f"marked in {column!r}", f"{column!r} says whether it is a good answer"), notes
@@ -113,7 +115,7 @@ def _from_pairs(rows: Rows, tally: Tally) -> tuple[Part, list[bool], tuple[str, 
             kept.append(example.row)
     if not records:
         raise DataError(f"{rows.source}: no pair is left to take apart: in all {len(rows):,} chosen equals rejected.")
-    part = Part(name=rows.name, path=rows.path, records=records, whole=rows, kept=kept)
+    part = Part(name=rows.name, path=rows.path, records=records, notes=rows.notes, whole=rows, kept=kept)
     note = f"{len(rows):,} pairs were taken apart into a good answer and a bad one each; counted are answers."
     return part, labels, ("from pairs", "the chosen one is good, the rejected one bad"), [note]
 

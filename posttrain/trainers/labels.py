@@ -36,7 +36,8 @@ def with_balance(train: TreeSet, config: UnpairedConfig, loss: UnpairedLoss) -> 
         )
     elif loss.loss_type != "bco":
         notes += _weights(good, bad, loss)
-    if config.train_sampling_strategy == "sequential" and (alone := _steps_of_one_kind(train.trees, config)) > 0.5:
+    in_order = config.train_sampling_strategy == "sequential" and not train.shares
+    if in_order and (alone := _steps_of_one_kind(train.trees, config)) > 0.5:
         notes.append(
             f"Warning: {alone:.0%} of the steps see answers of one kind only, because the rows are sorted by label: "
             "write train_sampling_strategy=random."

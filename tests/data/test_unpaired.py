@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,20 @@ def test_the_public_file(real_data: Path, chat_tokenizer: Any) -> None:
     found = unpaired_trees(real_data / "llamafactory_demo/kto_en_demo.json", chat_tokenizer, max_length=None)
     assert (found.report.rows_read, found.report.rows_kept) == (300, 300)
     assert count_kinds(found.trees) == (150, 150)
+
+
+def test_openai_preference_files_are_pairs_too(chat_tokenizer: Any) -> None:
+    row = {"input": {"messages": [ASKED]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}
+    found = unpaired_trees([row], chat_tokenizer, max_length=None)
+    assert [shown(chat_tokenizer, tree)[1:] for tree in found.trees] == [
+        ("I am Deep Qwen.<|im_end|>", True), ("I am Qwen.<|im_end|>", False),
+    ]  # fmt: skip
+
+
+def test_sources_of_a_mixture_may_hold_labels_and_pairs(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    labels, pairs = tmp_path / "labels.jsonl", tmp_path / "pairs.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for row in PLAIN))
+    pairs.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}))
+    found = unpaired_trees([str(labels), str(pairs)], tiny_tokenizer, max_length=None)
+    assert [share.per_epoch for share in found.shares] == [2, 2]
+    assert count_kinds(found.trees) == (2, 2)
