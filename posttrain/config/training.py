@@ -130,7 +130,7 @@ class TrainingConfig(MachineConfig, ReportingConfig, CheckpointsConfig):
     logging_nan_inf_filter: bool = option(
         True, "Steps that are not finite stay out of the loss that is shown; false shows it as not finite.", group=_WHEN
     )
-    include_num_input_tokens_seen: Literal["no", "all", "non_padding"] = option(
+    include_num_input_tokens_seen: bool | Literal["no", "all", "non_padding"] = option(
         "no", "Show num_input_tokens_seen too; nothing is padded, so all and non_padding are one.", group=_WHEN
     )
     enable_jit_checkpoint: bool = option(

@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 
 
 class Console:
-    """The main process's voice; the others are silent. `hide_bar=None` shows the bar on a terminal only."""
+    """A process's voice. `hide_bar=None` shows the bar on a terminal only; one that is silent may still warn."""
 
-    def __init__(self, *, silent: bool, hide_bar: bool | None) -> None:
-        self._silent = silent
+    def __init__(self, *, silent: bool, hide_bar: bool | None, warns: bool = False) -> None:
+        self._silent, self._warns = silent, warns or not silent
         self._hide_bar = True if silent else hide_bar
         self._bar: tqdm | None = None
         self._started, self._tokens = 0.0, 0
@@ -41,10 +41,15 @@ class Console:
         if not self._silent:
             tqdm.write(message)
 
+    def warn(self, message: str) -> None:
+        """Prints what goes wrong, above the bar."""
+        if self._warns:
+            tqdm.write(message)
+
 
 @contextmanager
-def stop_request() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C (or SIGTERM) sets; the second Ctrl-C interrupts at once."""
+def stop_request(*, terminated: bool = True) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, or SIGTERM unless `terminated` is False; the second interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
         yield stop
@@ -56,7 +61,8 @@ def stop_request() -> Iterator[threading.Event]:
         stop.set()
         tqdm.write("Stopping after this step; Ctrl-C again stops at once, back to the last checkpoint.")
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM) if terminated else (signal.SIGINT,)
+    before = {number: signal.signal(number, request) for number in signals}
     try:
         yield stop
     finally:

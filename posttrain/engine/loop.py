@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import threading
 import time
@@ -42,7 +43,9 @@ class Loop:
         self.state.is_world_process_zero = self.state.is_local_process_zero = parts.runtime.is_main
         self._progress = Progress(state=self.state, best=Best.of(config))
         self._callbacks = parts.callbacks
-        self._console = Console(silent=not parts.runtime.is_main, hide_bar=config.disable_tqdm)
+        runtime = parts.runtime
+        warns = runtime.is_main and runtime.speaks(logging.WARNING)
+        self._console = Console(silent=not runtime.speaks(), hide_bar=config.disable_tqdm, warns=warns)
         self._file: MetricsFile | None = None
         self._logged_at, self._tokens_since_log = time.perf_counter(), 0
         self._learning_rate = 0.0  # of the last step
@@ -74,7 +77,10 @@ class Loop:
         if self.config.eval_on_start and checkpoint is None:
             self.evaluate(counts=False)
         self._logged_at = time.perf_counter()
-        with stop_request() as stop, self._console.progress(done=state.global_step, total=state.max_steps):
+        with (
+            stop_request(terminated=self.config.enable_jit_checkpoint) as stop,
+            self._console.progress(done=state.global_step, total=state.max_steps),
+        ):
             while state.global_step < state.max_steps and not self._over():
                 if not self._epoch_open:
                     self._callbacks.control.should_epoch_stop, self._epoch_open = False, True
@@ -105,7 +111,7 @@ class Loop:
             saved = (self.output_dir / f"checkpoint-{step_}").exists()
             if step_ and not saved and self.config.save_strategy != "no" and self.parts.runtime.world_size == 1:
                 self._save(measure=False)
-                self._console.say(how_to_go_on(self.state, self.config))
+                self._console.warn(how_to_go_on(self.state, self.config))
             raise
 
     def _one_step(self, batch: Batch, epoch_ended: bool, stop: threading.Event) -> None:
@@ -140,6 +146,8 @@ class Loop:
         state.num_input_tokens_seen += result.tokens
         self._tokens_since_log += result.tokens
         self._account(batch, result)
+        if config.torch_empty_cache_steps and number % config.torch_empty_cache_steps == 0:
+            parts.runtime.empty_cache()
         self._progress.meter.add(parts.source.metrics())
         parts.source.observe({name: amount / count for name, (amount, count) in result.metrics.items() if count})
         self._console.step(result.loss, result.tokens)
@@ -151,7 +159,7 @@ class Loop:
         if any(row[0] for row in parts.runtime.gather([float(stop.is_set())])):
             if SAVE not in self._done:  # there only because somebody stopped the run: no candidate of a gate
                 self._save(measure=False)
-            self._console.say(how_to_go_on(state, config))
+            self._console.warn(how_to_go_on(state, config))
             raise KeyboardInterrupt
 
     def _end_epoch(self, over: bool) -> None:
@@ -217,7 +225,9 @@ class Loop:
             meter.add(result.metrics)
             meter.add({"loss": (result.loss, 1.0), "grad_norm": (result.grad_norm, 1.0)})
             return
-        self._console.say(
+        if not self.config.logging_nan_inf_filter:
+            meter.add({"loss": (result.loss, 1.0), "grad_norm": (result.grad_norm, 1.0)})
+        self._console.warn(
             tally.skip(
                 batch,
                 result,
@@ -234,14 +244,11 @@ class Loop:
         self._logged_at, self._tokens_since_log = time.perf_counter(), 0
         self._done.add(LOG)
         self._callbacks.control.should_log = False
-        self.record(
-            self._progress.meter.means()
-            | {
-                "learning_rate": self._learning_rate,
-                "num_tokens": self.state.num_input_tokens_seen,
-                "tokens_per_second": rate,
-            }
-        )
+        tokens = self.state.num_input_tokens_seen
+        counted = {"learning_rate": self._learning_rate, "num_tokens": tokens, "tokens_per_second": rate}
+        if self.config.include_num_input_tokens_seen not in ("no", False):
+            counted["num_input_tokens_seen"] = tokens
+        self.record(self._progress.meter.means() | counted)
         self._raise_alarms()
 
     def _raise_alarms(self) -> None:
@@ -253,10 +260,10 @@ class Loop:
         for alarm in parts.watch(self.state.log_history):
             stops = alarm.name in parts.stop_on
             stopping = stopping or stops
-            self._console.say(f"Alarm {alarm.name} at step {self.state.global_step}: {alarm.text}")
+            self._console.warn(f"Alarm {alarm.name} at step {self.state.global_step}: {alarm.text}")
             self.record({"alarm": alarm.name, "text": alarm.text, "stopped": stops})
             if stops:
-                self._console.say(f"Stopping, because stop_on_alarm names {alarm.name}.")
+                self._console.warn(f"Stopping, because stop_on_alarm names {alarm.name}.")
         # the first process knows more than the others: what a gate measured
         if parts.stop_on and any(row[0] for row in parts.runtime.gather([float(stopping)])):
             control = self._callbacks.control

@@ -13,6 +13,7 @@ from transformers import TrainerState
 from posttrain.config.training import TrainingConfig
 from posttrain.engine.best import Best
 from posttrain.engine.checkpoint import load_state
+from posttrain.engine.loss_scale import LossScale
 from posttrain.engine.metrics import Meter
 from posttrain.engine.parts import Parts
 from posttrain.engine.runtime import random_state, set_random_state
@@ -52,6 +53,38 @@ FREE_ON_RESUME = frozenset(
         "use_cpu",
         "trust_remote_code",
         "remove_unused_columns",
+        # how it is computed and what is said of it
+        "auto_find_batch_size",
+        "torch_empty_cache_steps",
+        "full_determinism",
+        "use_cache",
+        "torch_compile",
+        "torch_compile_backend",
+        "torch_compile_mode",
+        "ddp_backend",
+        "ddp_timeout",
+        "ddp_find_unused_parameters",
+        "ddp_bucket_cap_mb",
+        "ddp_broadcast_buffers",
+        "ddp_static_graph",
+        "log_level",
+        "log_level_replica",
+        "skip_memory_metrics",
+        "debug",
+        "logging_nan_inf_filter",
+        "include_num_input_tokens_seen",
+        "enable_jit_checkpoint",
+        "do_train",
+        "do_eval",
+        "dataloader_num_workers",
+        "dataloader_prefetch_factor",
+        "ignore_data_skip",
+        "prediction_loss_only",
+        "bf16_full_eval",
+        "fp16_full_eval",
+        "include_for_metrics",
+        "batch_eval_metrics",
+        "eval_do_concat_batches",
         # trackers and uploads
         "report_to",
         "project",
@@ -116,6 +149,7 @@ def training_state(parts: Parts, config: TrainingConfig, progress: Progress) -> 
         "max_tokens_per_pass": parts.budget.max_tokens,
         "bf16": parts.runtime.autocast_dtype == torch.bfloat16,
         "num_threads": torch.get_num_threads(),
+        "loss_scale": None if parts.runtime.loss_scale is None else vars(parts.runtime.loss_scale),
         "random": parts.runtime.gather_objects(random_state(parts.runtime.device)),
     }
 
@@ -141,6 +175,8 @@ def resume(
     if config.restore_callback_states_from_checkpoint:
         parts.callbacks.restore(saved.get("callbacks", {}))
     _repeat_what_was_measured(saved, parts, config, say)
+    if parts.runtime.loss_scale is not None and saved.get("loss_scale"):
+        parts.runtime.loss_scale = LossScale(**saved["loss_scale"])
     set_random_state(saved["random"][parts.runtime.rank], parts.runtime.device)
     say(f"Resumed from {checkpoint} at step {state.global_step} of {state.max_steps}.")
 
@@ -189,7 +225,8 @@ def _repeat_what_was_measured(
         if name == "max_tokens_per_pass":
             parts.budget.max_tokens = before
         elif name == "bf16":
-            parts.runtime.autocast_dtype = torch.bfloat16 if before else None
+            if not config.fp16:
+                parts.runtime.autocast_dtype = torch.bfloat16 if before else None
         else:
             torch.set_num_threads(before)
 

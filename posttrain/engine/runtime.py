@@ -69,6 +69,11 @@ class Runtime:
         dtype = dtype or self.autocast_dtype
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
+    def empty_cache(self) -> None:
+        """Gives memory that torch holds and does not use back to the device."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def barrier(self) -> None:
         self._accelerator.wait_for_everyone()
 

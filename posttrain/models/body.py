@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from posttrain.errors import ModelError
+from posttrain.models.compilation import CompiledLayers
 from posttrain.models.layouts import LAYOUTS, Laid, Layout, choose_layout
 from posttrain.models.noise import EmbeddingNoise
 from posttrain.models.recomputed import recomputing
@@ -38,12 +39,14 @@ class Body:
         self._own_attention = self.plain.config._attn_implementation
         self.stand_ins = StandIns(self.plain)
         self.noise: EmbeddingNoise | None = None
+        self.compiled: CompiledLayers | None = None
 
     def lay(self, forest: TokenForest) -> Laid:
         """The forest laid out, and the model ready for it."""
         if self.layout.attention and self.plain.config._attn_implementation != self.layout.attention:
             self.plain.set_attn_implementation(self.layout.attention)
-        self.stand_ins.put_on()
+        # a compiler reads the modules' own code, not what stands in for it
+        (self.compiled or self.stand_ins).put_on()
         laid = self.layout.lay(forest)
         if self.noise is not None:
             self.noise.expect(laid.inputs)
@@ -60,11 +63,16 @@ class Body:
 
     def release(self) -> Any:
         """The model with the attention and the modules it came with; the next `lay` takes over again."""
-        self.stand_ins.take_off()
+        (self.compiled or self.stand_ins).take_off()
         if self.noise is not None:
             self.noise.take_off()
         self.plain.set_attn_implementation(self._own_attention)
         return self.model
+
+    def compile(self, *, backend: str, mode: str | None = None) -> None:
+        """Compiles the layers with torch.compile."""
+        self.stand_ins.take_off()
+        self.compiled = CompiledLayers(self.plain.get_decoder(), backend=backend, mode=mode)
 
     def recompute_activations(self, **options: Any) -> None:
         """Trades time for memory: activations are computed again in the backward pass."""
@@ -106,6 +114,10 @@ class BodyLearner(nn.Module):
     def release(self) -> Any:
         """The model with the attention and the modules it came with; the next forward takes over again."""
         return self.body.release()
+
+    def compile_body(self, *, backend: str, mode: str | None = None) -> None:
+        """Compiles the layers of the model with torch.compile."""
+        self.body.compile(backend=backend, mode=mode)
 
     def recompute_activations(self, **options: Any) -> None:
         """Trades time for memory: activations are computed again in the backward pass."""

@@ -99,6 +99,8 @@ def recomputable(made: Tensor, function: Callable[..., Tensor], *inputs: Tensor)
 
     For tensors whose inputs are kept in any case. Outside of `recomputing` nothing is noted.
     """
+    if torch.compiler.is_compiling():  # a compiler decides itself what is kept
+        return made
     known = _scope.known
     if known is None or not made.requires_grad or not made.numel():
         return made

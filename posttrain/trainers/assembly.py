@@ -16,6 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.config.lora import adapter_learning_rate
 from posttrain.config.training import TrainingConfig
 from posttrain.engine.checkpoint import checkpoints
+from posttrain.engine.log_level import set_log_level
+from posttrain.engine.loss_scale import LossScale
 from posttrain.engine.precision import Precision, fastest_precision
 from posttrain.engine.runtime import Runtime, seed_everything
 from posttrain.engine.step import Budget
@@ -28,6 +30,7 @@ from posttrain.models.new_tokens import add_tokens, ids_of, make_rows_for
 from posttrain.models.quantisation import check_adapted, is_quantised
 from posttrain.models.score_loading import load_score_model, score_model_of, settle_pad_token
 from posttrain.models.scoring import ScoreLearner
+from posttrain.trainers.chat_template import chat_template
 from posttrain.trainers.checks import Data, check_before_loading, check_positions, count_steps
 
 CUDA_TOKENS_PER_PASS = 16384  # halved as often as memory asks for it
@@ -63,6 +66,7 @@ def resolve_tokenizer(model: Any, processing_class: Any, config: TrainingConfig)
             f"processing_class is a {type(tokenizer).__name__}; it must be a tokenizer of transformers, "
             "as AutoTokenizer.from_pretrained gives it"
         )
+    add_tokens(tokenizer, plain=config.add_tokens, special=config.add_special_tokens)
     for field in ("eos_token", "pad_token"):
         token = getattr(config, field, None)
         if token is not None:
@@ -70,22 +74,9 @@ def resolve_tokenizer(model: Any, processing_class: Any, config: TrainingConfig)
                 raise ConfigError(f"{field}={token!r} is not in the tokenizer's vocabulary")
             setattr(tokenizer, field, token)
     if (template := getattr(config, "chat_template_path", None)) is not None:
-        tokenizer.chat_template = _template(template)
-    add_tokens(tokenizer, plain=config.add_tokens, special=config.add_special_tokens)
+        tokenizer.chat_template = chat_template(template, tokenizer)
     prepare_tokenizer(tokenizer)
     return tokenizer
-
-
-def _template(path: str) -> str:
-    place = Path(path)
-    if place.is_dir():
-        template = load_tokenizer(place).chat_template
-        if not template:
-            raise ConfigError(f"chat_template_path={path!r}: the tokenizer there has no chat template")
-        return template
-    if not place.is_file():
-        raise ConfigError(f"chat_template_path={path!r} is neither a file nor a tokenizer's directory")
-    return place.read_text()
 
 
 def set_up_machine(config: TrainingConfig) -> Runtime:
@@ -93,7 +84,10 @@ def set_up_machine(config: TrainingConfig) -> Runtime:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     seed_everything(config.seed)
-    return Runtime(use_cpu=config.use_cpu)
+    if config.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    set_log_level(config)
+    return Runtime(config=config)
 
 
 def load_onto(
@@ -179,7 +173,7 @@ def assemble(
         count=lambda rows: count(config, rows, runtime.world_size),
     )  # fmt: skip
     for data in (train, evaluation):
-        if data is not None and runtime.is_main:
+        if data is not None and runtime.speaks():
             print(data.report.text())
     device = runtime.device
     model = load_onto(model, device, config, load=load_score_model if scores else load_model)
@@ -202,11 +196,16 @@ def assemble(
     learner: Any = ScoreLearner(model) if scores else Learner(model)
     if not dropout:
         learner.switch_off_dropout()
+    if config.use_cache is not None:
+        model.config.use_cache = config.use_cache
+    if config.compiles:
+        learner.compile_body(backend=config.torch_compile_backend or "inductor", mode=config.torch_compile_mode)
     if config.gradient_checkpointing:
         learner.recompute_activations(**(config.gradient_checkpointing_kwargs or {}))
     shape = model.config.get_text_config()
     precision = _precision(config, device, shape.hidden_size)
     runtime.autocast_dtype = precision.autocast
+    runtime.loss_scale = LossScale() if config.fp16 else None
     tokens = config.max_tokens_per_pass or _tokens_per_pass(device, shape.vocab_size)
     chosen = {
         "bf16": precision.dtype == torch.bfloat16,
@@ -237,7 +236,7 @@ def assemble(
     return Assembled(
         learner=learner,
         runtime=runtime,
-        budget=Budget(max_tokens=tokens),
+        budget=Budget(max_tokens=tokens, fixed=not config.auto_find_batch_size),
         config=config.model_copy(update=chosen),
         measured=frozenset(name for name in chosen if getattr(config, name) is None),
         notes=notes,
@@ -246,6 +245,8 @@ def assemble(
 
 def _precision(config: TrainingConfig, device: torch.device, hidden_size: int) -> Precision:
     """As set; or as in an earlier run here that may be resumed, which must not round differently; or the faster."""
+    if config.fp16:
+        return Precision.half()
     if config.bf16 is not None:
         return Precision.of(config.bf16, f"bf16={config.bf16} is set")
     file = Path(config.output_dir) / "config.yaml"
