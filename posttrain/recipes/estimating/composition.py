@@ -21,9 +21,17 @@ from posttrain.models.loading import as_dtype, choose_dtype, pretrained
 from posttrain.models.locating import local_directory, read_json
 from posttrain.models.lora import apply_lora
 
-# numbers of the size of the parameter that an optimiser keeps; adafactor's are a row and a column
-_MOMENTS: Mapping[str, int] = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adamw_torch": 2, "adamw_torch_fused": 2}
-_ADAMS = 2  # of an optimiser that is not in the table
+# what an optimiser keeps for a parameter, in numbers of its size; adafactor's are a row and a column
+_MOMENTS: Mapping[str, float] = {
+    "sgd": 0,
+    **dict.fromkeys(("adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_32bit"), 1),
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit"), 1),
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit", "adamw_torch_4bit"), 0.25),
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 0.5),
+    **dict.fromkeys(("ademamix", "paged_ademamix_32bit"), 3),
+    **dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 0.75),
+}
+_ADAMS = 2.0  # of one that is not in the table: Adam and what derives from it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ def compose(model: str, config: TrainingConfig, *, adapter: Any, scores: bool, d
         base = sum(p.numel() for p in empty.parameters())
         if adapter is not None or base_adapter is not None:
             task = TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM
-            empty = apply_lora(empty, adapter if base_adapter is None else base_adapter, task_type=task)
+            empty = apply_lora(empty, base_adapter or _plainly_started(adapter), task_type=task)
     asked = config.dtype if config.dtype != "auto" else shape.get_text_config().dtype or torch.float32
     dtype = as_dtype(asked) if asked is not None else choose_dtype(shape, device)
     shapes = [(tuple(p.shape), p.requires_grad) for p in empty.parameters()]
@@ -87,7 +95,7 @@ def composition(
     learned = sum(map(math.prod, trained))
     plain = count if adapted is None else adapted
     each = bytes_each if plain == count else 4  # an adapter is float32 whatever it lies on
-    state = each * sum(_state(shape, optim) for shape in trained)
+    state = round(each * sum(_state(shape, optim) for shape in trained))
     weights = bytes_each * (count - learned) + each * learned
     return Composition(
         parameters=count,
@@ -102,12 +110,19 @@ def composition(
     )
 
 
-def _state(shape: tuple[int, ...], optim: str) -> int:
+def _state(shape: tuple[int, ...], optim: str) -> float:
     """Numbers that the optimiser keeps for a parameter."""
     if optim == "adafactor":
         rest = math.prod(shape[:-2])
         return rest * (shape[-2] + shape[-1]) if len(shape) >= 2 else math.prod(shape)
     return _MOMENTS.get(optim, _ADAMS) * math.prod(shape)
+
+
+def _plainly_started(adapter: Any) -> Any:
+    """The adapter's settings with a start that needs no weights, of which there are none; its sizes are the same."""
+    if isinstance(adapter, Mapping) and adapter.get("task_type") == "CAUSAL_LM":
+        adapter = {name: value for name, value in adapter.items() if name not in ("init_lora_weights", "task_type")}
+    return adapter
 
 
 def _keeps_start(config: Any) -> bool:

@@ -92,10 +92,10 @@ def _try(task: dict[str, Any], directory: Path, tell: Tell, began: float) -> Non
     )  # fmt: skip
     tokenizer = resolve_tokenizer(command.model, None, config)
     before = resident_bytes()
-    train = read_sizes(method, command.train_dataset, tokenizer, config, name="train_dataset")
+    train = read_sizes(method, command.data("train_dataset"), tokenizer, config, name="train_dataset")
     evaluation = None
-    if command.eval_dataset is not None:
-        evaluation = read_sizes(method, command.eval_dataset, tokenizer, config, name="eval_dataset")
+    if (judged := command.data("eval_dataset")) is not None:
+        evaluation = read_sizes(method, judged, tokenizer, config, name="eval_dataset")
     plan = schedule(config, train.count, evaluates=evaluation is not None)
     tell(
         "read", seconds=train.seconds + (0.0 if evaluation is None else evaluation.seconds), rows=len(train.rows),
@@ -202,7 +202,8 @@ class _Trial:
         """
         from posttrain.sources.offline import epoch_order
 
-        units, config = self.train.units, self.command
+        units, config = self.train.parts, self.command
+        batch *= max(1, round(len(units) / len(self.train.units)))  # rows of so many packs
         strategy = "sequential" if config.train_sampling_strategy == "sequential" else "random"
         order = epoch_order(len(units), strategy, config.seed if config.data_seed is None else config.data_seed, 0)
         batches = [order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)] or [order]
@@ -222,31 +223,38 @@ class _Trial:
             of = self.train
         if of is None:
             return None
-        order = list(range(len(of.units)))
+        order = list(range(len(of.parts)))
         random.Random(1).shuffle(order)
-        chosen = order[: max(batch, 2)]
-        rows = list(dict.fromkeys(row for i in chosen for row in of.units[i].rows))
-        return rows, sum(of.units[i].tokens for i in chosen), of
+        chosen = order[: max(batch, 2) * max(1, round(len(order) / len(of.units)))]
+        rows = list(dict.fromkeys(row for i in chosen for row in of.parts[i].rows))
+        return rows, sum(of.parts[i].tokens for i in chosen), of
 
     def _fields(self, batch: int, chosen: Any, judged: Any, home: Path) -> Any:
         """The stage's fields for the trial: its rows, nothing shown, sent or kept."""
         home.mkdir(parents=True)
+        most = max(self.plan.steps, 100)
         changes: dict[str, Any] = {
+            "model": self.command.model,
             "output_dir": str(home),
             "train_dataset": write_rows([self.train.rows[i] for i in chosen[0]], home.parent / f"{home.name}-rows"),
-            "eval_dataset": None
-            if judged is None
-            else write_rows([judged[2].rows[i] for i in judged[0]], home.parent / f"{home.name}-judged"),
-            "max_steps": (most := max(self.plan.steps, 100)),
-            "eval_strategy": "no" if judged is None else "steps",
-            "eval_steps": None if judged is None else 2 * most,  # when the stopwatch asks, and at no other time
-            "train_sampling_strategy": "sequential",
+            "max_steps": most,
             **QUIET,
         }
+        if judged is not None:
+            rows = [judged[2].rows[i] for i in judged[0]]
+            changes |= {
+                "eval_dataset": write_rows(rows, home.parent / f"{home.name}-judged"),
+                "eval_strategy": "steps",
+                "eval_steps": 2 * most,  # when the stopwatch asks, and at no other time
+            }
+        if self.command.follows_evaluation:
+            changes |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
         if batch != self.plan.units:
             changes |= self._smaller(batch)
         known = type(self.command).model_fields
-        return self.command.replace(**{name: value for name, value in changes.items() if name in known})
+        given = {name: getattr(self.command, name) for name in self.command.model_fields_set - _of_the_run()}
+        given |= {name: value for name, value in changes.items() if name in known}
+        return type(self.command).from_values(given)
 
     def _smaller(self, batch: int) -> dict[str, Any]:
         answers = batch * getattr(self.command, "num_generations", 1)
@@ -260,11 +268,29 @@ class _Trial:
 
 
 QUIET: dict[str, Any] = {
-    "eval_on_start": False, "save_strategy": "no", "gate": None, "drift_steps": None,
-    "drift_text": None, "report_to": "none", "resume_from_checkpoint": None, "log_completions": False,
-    "num_completions_to_print": None, "disable_tqdm": True, "push_to_hub": False, "load_best_model_at_end": False,
-    "dataloader_drop_last": False, "stop_on_alarm": False,
-}  # fmt: skip
+    "save_strategy": "no",
+    "gate": None,
+    "drift_steps": None,
+    "drift_text": None,
+    "do_eval": False,
+    "log_completions": False,
+    "num_completions_to_print": None,
+    "stop_on_alarm": False,
+    "disable_tqdm": True,
+    "train_sampling_strategy": "sequential",
+    "shuffle_dataset": False,
+    "dataset_num_proc": None,
+    "dataloader_drop_last": False,
+}
+
+
+def _of_the_run() -> set[str]:
+    """The fields of where rows come from, what is kept and who is told, which a trial leaves at their defaults."""
+    from posttrain.config.checkpoints import CheckpointsConfig
+    from posttrain.config.data_fields import DataFields
+    from posttrain.config.reporting import ReportingConfig
+
+    return {name for part in (CheckpointsConfig, ReportingConfig, DataFields) for name in part.model_fields}
 
 
 def write_rows(rows: list[Any], place: Path) -> str:

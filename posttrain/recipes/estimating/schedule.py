@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.engine.loop import Interval
+from posttrain.engine.due import EVALUATE, SAVE, Due, Interval
 from posttrain.trainers.checks import count_steps, rows_per_step
 
 
@@ -40,17 +40,14 @@ def schedule(config: Any, units: int, *, evaluates: bool) -> Schedule:
         steps = count_steps(config, units, 1)
         per_epoch = count_steps(config.replace(max_steps=-1, num_train_epochs=1.0), units, 1)
         total = steps / per_epoch * min(units, per_epoch * together)
+    due = Due(config, steps).intervals
     evaluations = 0
     if evaluates:
-        evaluations = _times(
-            Interval(config.eval_strategy, config.eval_steps or config.logging_steps, steps), steps, per_epoch
-        )
+        delay = config.eval_delay * (per_epoch if config.eval_strategy == "epoch" else 1)
+        evaluations = _times(due[EVALUATE], config.eval_strategy, steps, per_epoch, after=delay)
         evaluations += bool(config.eval_on_start)
-    due = Interval(config.save_strategy, config.save_steps, steps)
-    checkpoints = 0
-    if config.save_strategy != "no":
-        checkpoints = _times(due, steps, per_epoch)
-        checkpoints += not due.due(steps, steps % per_epoch == 0)  # the last step writes one in any case
+    best = config.save_strategy == "best"  # at most as many as there are evaluations
+    checkpoints = evaluations if best else _times(due[SAVE], config.save_strategy, steps, per_epoch)
     kept = checkpoints if config.save_total_limit is None else min(checkpoints, config.save_total_limit)
     return Schedule(
         steps=steps, cycle=cycle, units=together, total=total, evaluations=evaluations, checkpoints=checkpoints,
@@ -63,5 +60,9 @@ def online(config: Any) -> bool:
     return hasattr(config, "rollout_size")
 
 
-def _times(interval: Interval, steps: int, per_epoch: int) -> int:
-    return sum(interval.due(step, step % per_epoch == 0) for step in range(1, steps + 1))
+def _times(interval: Interval, strategy: str, steps: int, per_epoch: int, *, after: float = 0.0) -> int:
+    """How often something is due; whatever is ever due is so after the last step."""
+    if strategy == "no":
+        return 0
+    counted = (step for step in range(1, steps + 1) if step >= after)
+    return sum(step == steps or interval.due(step, step % per_epoch == 0) for step in counted)

@@ -6,14 +6,17 @@ import inspect
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from posttrain.config.training import TrainingConfig
 from posttrain.data.loading import Rows, load_rows
+from posttrain.data.packing import WHOLE_ROWS, pack
 from posttrain.data.prompts import prompt_set
 from posttrain.data.rewarded import reward_trees
-from posttrain.data.trees import preference_trees, sft_trees
+from posttrain.data.trees import TreeSet, preference_trees, sft_trees
+from posttrain.data.unpaired import unpaired_trees
 from posttrain.trainers.reward import scored_pairs
 
 READ_ROWS = 5000  # of a longer dataset so many, drawn at random, speak for all
@@ -33,6 +36,7 @@ class Sizes:
 
     rows: Rows
     units: list[Unit]
+    parts: list[Unit]  # the same before they were packed
     share: float  # of the dataset's rows that were read
     seconds: float  # that reading them took
     kept: Any  # what was read, held as a run would hold it
@@ -61,9 +65,9 @@ def read_sizes(method: str, dataset: Any, tokenizer: Any, config: TrainingConfig
     part = _some(rows, READ_ROWS)
     share = len(part) / len(rows)
     start = time.perf_counter()
-    kept, units = READERS[method](part, tokenizer, config, name)
+    kept, parts, units = READERS[method](part, tokenizer, config, name)
     seconds = loading + (time.perf_counter() - start) / share
-    return Sizes(rows=part, units=units, share=share, seconds=seconds, kept=kept)
+    return Sizes(rows=part, units=units, parts=parts, share=share, seconds=seconds, kept=kept)
 
 
 def _some(rows: Rows, count: int) -> Rows:
@@ -71,44 +75,63 @@ def _some(rows: Rows, count: int) -> Rows:
     if len(rows) <= count:
         return rows
     chosen = sorted(random.Random(0).sample(range(len(rows)), count))
-    lines = None if rows.lines is None else [rows.lines[i] for i in chosen]
-    return replace(rows, records=[rows[i] for i in chosen], lines=lines)
+    return Rows(name=rows.name, path=rows.path, records=[rows[i] for i in chosen])
 
 
-Reader = Callable[[Rows, Any, TrainingConfig, str], tuple[Any, list[Unit]]]
+Reader = Callable[[Rows, Any, TrainingConfig, str], tuple[Any, list[Unit], list[Unit]]]
 
 
 def _trees(read: Callable[..., Any]) -> Reader:
     """A reader that is given the settings which the configuration has under the names of its arguments."""
     accepted = inspect.signature(read).parameters
 
-    def units(rows: Rows, tokenizer: Any, config: TrainingConfig, name: str) -> tuple[Any, list[Unit]]:
+    def made_by(rows: Rows, tokenizer: Any, config: TrainingConfig, name: str) -> tuple[Any, list[Unit], list[Unit]]:
         settings = {field: getattr(config, field) for field in type(config).model_fields if field in accepted}
         made = read(rows, tokenizer, **settings, name=name)
-        return made, [Unit(rows=(row,), tokens=tree.size) for row, tree in zip(made.rows, made.trees)]
+        units = _units(made)
+        return made, units, units
 
-    return units
+    return made_by
 
 
-def _rewarded(rows: Rows, tokenizer: Any, config: Any, name: str) -> tuple[Any, list[Unit]]:
+def _units(made: TreeSet) -> list[Unit]:
+    return [Unit(rows=(row,), tokens=tree.size) for row, tree in zip(made.rows, made.trees)]
+
+
+def _demonstrations(rows: Rows, tokenizer: Any, config: Any, name: str) -> tuple[Any, list[Unit], list[Unit]]:
+    """Rows to imitate; packs of them where they are packed."""
+    prepared = bool((config.dataset_kwargs or {}).get("skip_prepare_dataset"))
+    cut = config.replace(max_length=None) if config.packing and config.packing_strategy in WHOLE_ROWS else config
+    found, parts, units = _trees(partial(sft_trees, prepared=prepared))(rows, tokenizer, cut, name)
+    if config.packing and config.max_length is not None:
+        packed = pack(found, max_length=config.max_length, strategy=config.packing_strategy)
+        return packed, parts, _units(packed)
+    return found, parts, units
+
+
+def _rewarded(rows: Rows, tokenizer: Any, config: Any, name: str) -> tuple[Any, list[Unit], list[Unit]]:
     made = reward_trees(rows, tokenizer, max_length=config.max_length, reward_column=config.reward_column, name=name)
     answers: list[set[int]] = [set() for _ in made.trees]
     for row in made.rows:
         for tree, _ in row.leaves:
             answers[tree].add(row.row)
-    return made, [Unit(rows=tuple(sorted(of)), tokens=tree.size) for of, tree in zip(answers, made.trees) if of]
+    units = [Unit(rows=tuple(sorted(of)), tokens=tree.size) for of, tree in zip(answers, made.trees) if of]
+    return made, units, units
 
 
-def _prompts(rows: Rows, tokenizer: Any, config: Any, name: str) -> tuple[Any, list[Unit]]:
+def _prompts(rows: Rows, tokenizer: Any, config: Any, name: str) -> tuple[Any, list[Unit], list[Unit]]:
     made = prompt_set(rows, tokenizer, template_kwargs=config.chat_template_kwargs, name=name)
-    return made, [Unit(rows=(prompt.row,), tokens=len(prompt.tokens)) for prompt in made.prompts]
+    units = [Unit(rows=(prompt.row,), tokens=len(prompt.tokens)) for prompt in made.prompts]
+    return made, units, units
 
 
 READERS: Mapping[str, Reader] = {
-    "sft": _trees(sft_trees),
+    "sft": _demonstrations,
     "dpo": _trees(preference_trees),
     "cpo": _trees(preference_trees),
     "orpo": _trees(preference_trees),
+    "kto": _trees(unpaired_trees),
+    "bco": _trees(unpaired_trees),
     "reward": _trees(scored_pairs),
     "offline_rl": _rewarded,
     "grpo": _prompts,
