@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.config.imports import axolotl_values as values
-from posttrain.config.imports.translation import File, Key, idle, lost, read_elsewhere, sets, to
+from posttrain.config.imports.translation import File, Key, chat_template, idle, lost, read_elsewhere, sets, to
 from posttrain.errors import ConfigError, nearest
 
 _METHODS_OF = {
@@ -32,7 +32,6 @@ _KIND = "the model's own files say it"
 _CACHE = "rows are rendered and tokenised anew, which takes seconds"
 _ONE_RATE = "all weights have one learning rate"
 _SHARDED = "several processes train with DDP; start them with torchrun"
-_TOKENS = "add them to the tokenizer, and save it beside the model"
 _WATCH = "a loss that is not finite is skipped, and stops the run when it stays; alarms watch the rest"
 _VLLM = "completions are drawn by the sampler of this package"
 
@@ -54,8 +53,8 @@ KEYS: Mapping[str, Key] = {
         idle(_KIND),
     ),
     "special_tokens": sets(values.special_tokens),
-    "tokens": lost(_TOKENS),
-    "added_tokens_overrides": lost(_TOKENS),
+    "tokens": to("add_tokens"),
+    "added_tokens_overrides": lost("write add_tokens; no token gives up its id"),
     "resize_token_embeddings_to_32x": idle("it changes no result"),
     "rope_scaling": lost("set rope_parameters in the model's config.json"),
     "load_in_8bit": to("load_in_8bit"),
@@ -86,10 +85,7 @@ KEYS: Mapping[str, Key] = {
     "curriculum_sampling": sets(lambda value, _: {"train_sampling_strategy": "sequential"} if value else {}),
     "group_by_length": sets(lambda value, _: {"train_sampling_strategy": "group_by_length"} if value else {}),
     "dataset_exact_deduplication": lost("posttrain data filter finds duplicates"),
-    "chat_template": lost(
-        "rows are rendered by the tokenizer's own chat template; for another one write chat_template_path",
-        unless=("tokenizer_default", "jinja"),
-    ),
+    "chat_template": sets(chat_template),
     "chat_template_jinja": sets(values.jinja),
     "default_system_message": lost("a system message is one of the rows' messages, or of the chat template"),
     **dict.fromkeys(

@@ -71,9 +71,9 @@ def inputs(value: Any, given: File) -> dict[str, Any]:
 
 
 def special_tokens(value: Any, given: File) -> dict[str, Any]:
-    if further := sorted(set(value) - {"pad_token", "eos_token", "bos_token", "unk_token"}):
-        raise NotCarriedError(f"{', '.join(further)}: add them to the tokenizer, and save it beside the model")
-    return {name: token for name, token in value.items() if name in ("pad_token", "eos_token")}
+    found = {name: token for name, token in value.items() if name in ("pad_token", "eos_token") and token}
+    further = value.get("additional_special_tokens")
+    return {**found, **({"add_special_tokens": further} if further else {})}
 
 
 def jinja(value: Any, given: File) -> dict[str, Any]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.config.imports.translation import File, Key, NotCarriedError, idle, lost, read_elsewhere, sets, to
+from posttrain.config.imports.translation import (
+    File,
+    Key,
+    NotCarriedError,
+    chat_template,
+    idle,
+    lost,
+    read_elsewhere,
+    sets,
+    to,
+)
 
 METHODS_OF = {"pt": "sft", "sft": "sft", "rm": "reward", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}  # by stage
 _PAIR_METHODS = {"orpo": "orpo", "simpo": "cpo"}  # by pref_loss, where it is no loss of DPO
@@ -90,9 +100,9 @@ KEYS: Mapping[str, Key] = {
     "model_revision": sets(lambda value, _: {"model_init_kwargs": {"revision": value}} if value != "main" else {}),
     "trust_remote_code": to("trust_remote_code"),
     "rope_scaling": lost("set rope_parameters in the model's config.json"),
-    "resize_vocab": lost("embeddings grow when tokens are added, and not otherwise"),
-    "add_tokens": lost("add them to the tokenizer, and save it beside the model"),
-    "add_special_tokens": lost("add them to the tokenizer, and save it beside the model"),
+    "resize_vocab": idle("embeddings grow when tokens are added, and not otherwise"),
+    "add_tokens": to("add_tokens", names),
+    "add_special_tokens": to("add_special_tokens", names),
     "split_special_tokens": lost("special tokens are one token each"),
     "shift_attn": lost("attention is that of the model"),
     "mixture_of_depths": lost("models are trained as they are"),
@@ -134,10 +144,7 @@ KEYS: Mapping[str, Key] = {
     "dataset_dir": read_elsewhere(),
     "mix_strategy": read_elsewhere(),
     "interleave_probs": read_elsewhere(),
-    "template": lost(
-        "rows are rendered by the tokenizer's own chat template; for another one write chat_template_path",
-        unless=("default", "empty"),
-    ),
+    "template": sets(chat_template),
     "tool_format": lost("tools are rendered by the tokenizer's own chat template"),
     "default_system": lost("a system message is one of the rows' messages, or of the chat template"),
     "enable_thinking": lost("give rows a column chat_template_kwargs with enable_thinking", unless=(None, False)),

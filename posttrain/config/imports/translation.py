@@ -54,6 +54,26 @@ def idle(why: str) -> Key:
     return Key(idle=why)
 
 
+# Chat templates that the tools and chat_template_path have under one name, or that the tools write otherwise.
+_TEMPLATES = {
+    **{name: name for name in ("chatml", "llama3", "gemma", "phi3", "zephyr", "mistral", "vicuna", "alpaca")},
+    "phi_3": "phi3",
+    "phi": "phi3",
+}
+
+
+def chat_template(name: Any, _: File) -> dict[str, Any]:
+    """The chat template of this name, where there is one."""
+    if name in ("tokenizer_default", "jinja", "default", "empty"):
+        return {}
+    if name not in _TEMPLATES:
+        raise NotCarriedError(
+            "rows are rendered by the tokenizer's own chat template; chat_template_path names another: a file, or one "
+            f"of {', '.join(sorted(set(_TEMPLATES.values())))}"
+        )
+    return {"chat_template_path": _TEMPLATES[name]}
+
+
 def read_elsewhere() -> Key:
     """The key that the importer reads itself."""
     return Key(sets=lambda *_: {})

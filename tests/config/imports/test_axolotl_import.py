@@ -52,6 +52,9 @@ def reasons(found: Imported) -> dict[str, str]:
         ("group_by_length: true", "sft", {"train_sampling_strategy": "group_by_length"}),
         ("noisy_embedding_alpha: 5", "sft", {"neftune_noise_alpha": 5}),
         ("special_tokens: {pad_token: <pad>, bos_token: <s>}", "sft", {"pad_token": "<pad>"}),
+        ("special_tokens: {additional_special_tokens: [<a>]}\ntokens: [<b>]", "sft",
+         {"add_special_tokens": ["<a>"], "add_tokens": ["<b>"]}),
+        ("chat_template: phi_3", "sft", {"chat_template_path": "phi3"}),
         ("rl: dpo\nrl_beta: 0.2", "dpo", {"beta": 0.2, "loss_type": None}),
         ("rl: ipo\ndpo_beta: 0.3", "dpo", {"beta": 0.3, "loss_type": ["ipo"]}),
         ("rl: orpo\norpo_alpha: 0.2", "orpo", {"beta": 0.2}),
@@ -80,9 +83,8 @@ def test_a_key_becomes_the_field_that_means_the_same(
         ("val_set_size: 0.1", "val_set_size", "eval_dataset"),
         ("evals_per_epoch: 4", "evals_per_epoch", "nothing to evaluate on"),
         ("adapter: llama-adapter", "adapter", "LoRA"),
-        ("chat_template: chatml", "chat_template", "chat_template_path"),
+        ("chat_template: command_a", "chat_template", "chat_template_path"),
         ("chat_template_jinja: '{% for m in messages %}'", "chat_template_jinja", "to a file"),
-        ("special_tokens: {additional_special_tokens: [<a>]}", "special_tokens", "to the tokenizer"),
         ("deepspeed: zero3.json", "deepspeed", "torchrun"),
         ("context_parallel_size: 4", "context_parallel_size", "torchrun"),
         ("lr_scheduler: rex", "lr_scheduler", "is not allowed"),
@@ -159,6 +161,7 @@ def test_every_key_of_a_file_is_carried_listed_or_needs_nothing(tmp_path: Path) 
     values |= {
         "adapter": "lora", "special_tokens": {"pad_token": "<p>"}, "test_datasets": ["a.jsonl"], "output_dir": "out",
         "lora_target_modules": ["a"], "lora_modules_to_save": ["a"], "peft_init_lora_weights": "pissa",
+        "tokens": ["<a>"],
     }  # fmt: skip
     found = imported(tmp_path, yaml.safe_dump(values))
     told = {*found.carried, *reasons(found), *(note.name for note in found.idle), *found.asks_nothing}

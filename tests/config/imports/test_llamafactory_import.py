@@ -57,6 +57,8 @@ def reasons(found: Imported) -> dict[str, str]:
         ("train_on_prompt: true", "sft", {"assistant_only_loss": False}),
         ("neat_packing: true", "sft", {"packing": True}),
         ("stage: pt", "sft", {"packing": True, "packing_strategy": "wrapped"}),
+        ("template: llama3\nadd_special_tokens: <a>,<b>", "sft",
+         {"chat_template_path": "llama3", "add_special_tokens": ["<a>", "<b>"]}),
         ("use_dft_loss: true", "sft", {"loss_type": "dft"}),
         ("disable_shuffling: true", "sft", {"train_sampling_strategy": "sequential"}),
         ("disable_gradient_checkpointing: true", "sft", {"gradient_checkpointing": False}),
@@ -86,7 +88,7 @@ def test_a_key_becomes_the_field_that_means_the_same(
     ("text", "name", "said"),
     [
         ("finetuning_type: freeze", "finetuning_type", "LoRA adapter"),
-        ("template: llama3", "template", "chat_template_path"),
+        ("template: qwen", "template", "chat_template_path"),
         ("val_size: 0.1", "val_size", "eval_dataset"),
         ("eval_strategy: steps\neval_steps: 10", "eval_steps", "nothing to evaluate on"),
         ("deepspeed: ds.json", "deepspeed", "torchrun"),
@@ -116,7 +118,8 @@ def test_every_key_of_a_file_is_carried_listed_or_needs_nothing(tmp_path: Path) 
     values = {name: 3 for name in KEYS if name not in ("stage", "dataset", "dataset_dir", "mix_strategy")}
     values |= {"interleave_probs": "1.0", "reward_model": "r", "eval_dataset": "plain", "pref_loss": "sigmoid",
                "additional_target": "a", "lora_target": "all", "finetuning_type": "lora", "quantization_bit": 4,
-               "output_dir": "out", "ref_model": "r", "template": "qwen"}  # fmt: skip
+               "output_dir": "out", "ref_model": "r", "add_tokens": "a", "add_special_tokens": "b",
+               "template": "qwen"}  # fmt: skip
     found = imported(tmp_path, yaml.safe_dump({name: values[name] for name in values if name != "model_name_or_path"}))
     told = {*found.carried, *reasons(found), *(note.name for note in found.idle), *found.asks_nothing}
     assert set(values) <= told, set(values) - told
