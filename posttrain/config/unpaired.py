@@ -34,7 +34,11 @@ class UnpairedConfig(PairConfig):
 
     renamed: ClassVar = names.DPO_RENAMED
     fixed: ClassVar = _of_answers(names.DPO_FIXED)
-    no_effect: ClassVar = {**_of_answers(names.DPO_NO_EFFECT), "precompute_ref_log_probs": _KEPT}
+    no_effect: ClassVar = {
+        **_of_answers(names.DPO_NO_EFFECT),
+        "precompute_ref_log_probs": _KEPT,
+        "precompute_ref_batch_size": "the token budget max_tokens_per_pass decides",
+    }
     unsupported: ClassVar = {
         **names.DPO_UNSUPPORTED,
         **dict.fromkeys(_OF_PAIRS_ONLY, _OF_PAIRS),

@@ -115,7 +115,8 @@ def _planned(
     tokenizer = resolve_tokenizer(model, processing_class, config)
     train, evaluation = (
         None if dataset is None else unpaired_trees(
-            dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode, name=name
+            dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
+            processes=config.dataset_num_proc, name=name,
         )
         for dataset, name in ((train_dataset, "train_dataset"), (eval_dataset, "eval_dataset"))
     )  # fmt: skip
@@ -141,10 +142,12 @@ def _planned(
 
     def referee(trees: Sequence[Segment]) -> list[list[float]]:
         weights = following or starting
-        if weights is None:
-            return tree_logprobs(trees, reference, budget.max_tokens, runtime.autocast)
-        with weights():
-            return policy(trees)
+        if weights is not None:
+            with weights():
+                return policy(trees)
+        values = tree_logprobs(trees, reference, budget.max_tokens, runtime.autocast)
+        reference.release()  # it is the user's, and nobody else would give it back
+        return values
 
     baseline: Baseline = Middle() if loss.loss_type == "bco" else Zero()
     if measured:
@@ -164,6 +167,7 @@ def _planned(
 
     plan = offline_plan(
         assembled, train=train, evaluation=evaluation, build=build, loss=loss, identity=identity, attach=attach,
+        ahead=following is None,
         rewards="" if train is None else labels_hash(train.trees),
     )  # fmt: skip
     rows = plan.source

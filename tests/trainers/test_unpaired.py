@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from padded_rows import PAIRS, padded_logprobs
+from peft import LoraConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -141,6 +142,24 @@ def test_a_fresh_adapter_begins_as_the_reference_and_learns(tmp_path, method):
     assert logged(made, "rewards/chosen")[0] == 0.0
     assert logged(made, "loss")[0] == pytest.approx(0.5 if method == "kto" else 0.693147, abs=1e-5)
     assert logged(made, "rewards/margins")[-1] > 0.1
+
+
+def test_the_reference_of_a_trained_adapter_is_that_adapter(tmp_path):
+    adapted = get_peft_model(build_model("qwen2"), LoraConfig(r=2, init_lora_weights=False))
+    made = trained("kto", tmp_path, given={"model": adapted}, max_steps=3, learning_rate=1e-2)
+    assert (logged(made, "rewards/chosen")[0], logged(made, "kl")[0]) == (0.0, 0.0)
+    assert logged(made, "rewards/chosen")[-1] != 0.0
+
+
+def test_a_reference_that_is_given_comes_back_as_it_was(tmp_path):
+    reference = build_model("qwen2", seed=2)
+    before = {name: value.clone() for name, value in reference.state_dict().items()}
+    attention, classes = reference.config._attn_implementation, [type(module) for module in reference.modules()]
+    trained("kto", tmp_path, given={"ref_model": reference, "eval_dataset": ROWS[:4]}, max_steps=2)
+    assert reference.config._attn_implementation == attention
+    assert [type(module) for module in reference.modules()] == classes
+    for name, value in reference.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_evaluation_leaves_delta_alone_and_names_what_trl_names(tmp_path):
