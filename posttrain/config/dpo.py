@@ -59,6 +59,14 @@ class DPOConfig(PairConfig):
     )
     use_weighting: bool = option(False, "Pairs count as much as the policy would write them (WPO).", group=PAIRS)
 
+    precompute_ref_log_probs: bool | None = option(
+        None, "Ask the reference once before training; false asks at each step. None = yes, unless it follows.",
+        group=PAIRS,
+    )  # fmt: skip
+    precompute_ref_batch_size: int | None = option(
+        None, "Pairs of one pass when the reference is asked beforehand; none = as many as max_tokens_per_pass holds.",
+        group=PAIRS, ge=1,
+    )  # fmt: skip
     sync_ref_model: bool = option(False, "Whether the reference follows the policy (TR-DPO).", group=PAIRS)
     ref_model_mixup_alpha: float = option(
         0.6, "Share of the policy in the reference when it is synced.", group=PAIRS, gt=0, le=1
@@ -119,6 +127,18 @@ class DPOConfig(PairConfig):
                 "f_alpha_divergence_coef",
                 f"f_alpha_divergence_coef={self.f_alpha_divergence_coef:g} has an effect only with "
                 "f_divergence_type=alpha_divergence; write that or leave it out",
+            )
+        if self.sync_ref_model and self.precompute_ref_log_probs:
+            yield (
+                "precompute_ref_log_probs",
+                "precompute_ref_log_probs=True asks a reference that stays, and sync_ref_model=True moves it; keep one",
+            )
+        if self.precompute_ref_batch_size is not None and (
+            self.sync_ref_model or self.precompute_ref_log_probs is False
+        ):
+            yield (
+                "precompute_ref_batch_size",
+                "precompute_ref_batch_size has an effect only where the reference is asked before training",
             )
         if not self.sync_ref_model:
             for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):

@@ -104,7 +104,6 @@ TRAINING_FIXED: Mapping[str, Fixed] = {
     "use_liger": Fixed(values=(False,), reason=_LIGER),
     "use_liger_loss": Fixed(values=(False,), reason=_LIGER),
     "liger_kernel_config": Fixed(values=(None,), reason=_LIGER),
-    "neftune_noise_alpha": Fixed(values=(None, 0, 0.0), reason="noise on the embeddings is not offered"),
     "save_on_each_node": Fixed(values=(False,), reason="the first process saves"),
     "save_safetensors": Fixed(values=(True,), reason="weights are saved as safetensors only"),
     "deepspeed": Fixed(values=(None, ""), reason="start several processes with torchrun; DeepSpeed is not supported"),
@@ -129,7 +128,6 @@ TRAINING_FIXED: Mapping[str, Fixed] = {
 # "" stands for names that are the case here anyway: accepted without a word.
 TRAINING_NO_EFFECT: Mapping[str, str] = {
     "padding_free": "",
-    "dataset_num_proc": "rows are tokenised in batches by one process, which is fast enough",
     "dataloader_pin_memory": "batches are built where they are used",
     "dataloader_persistent_workers": "dataloader_num_workers are threads, which live as long as the run",
     "pad_to_multiple_of": "batches are not padded",
@@ -160,7 +158,7 @@ SFT_RENAMED: Mapping[str, Renamed] = {
     "chars_per_token": gone("it belonged to packing; batches here are laid end to end without padding anyway"),
 }
 
-_OF_SFT = frozenset(["label_smoothing_factor", "neftune_noise_alpha", "dataset_num_proc", "padding_free"])  # fields
+_OF_SFT = frozenset(["label_smoothing_factor", "padding_free"])  # fields there
 
 
 def _other(table: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -208,8 +206,6 @@ DPO_FIXED: Mapping[str, Fixed] = {
 
 DPO_NO_EFFECT: Mapping[str, str] = {
     **TRAINING_NO_EFFECT,
-    "precompute_ref_log_probs": "",  # always so, unless the reference follows the policy
-    "precompute_ref_batch_size": "the token budget max_tokens_per_pass decides",
 }
 
 DPO_UNSUPPORTED: Mapping[str, str] = {

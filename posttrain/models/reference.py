@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,12 @@ def with_reference(
     share: tuple[int, int] = (0, 1),
     gather: Callable[[Any], list[Any]] = lambda mine: [mine],
     quiet: bool = False,
+    rows: int | None = None,
 ) -> tuple[list[Segment], str]:
     """The trees with a column `ref_logprobs` on every leaf, and the hash that the values are kept under.
 
     `share` is (rank, processes): each process computes every so-manieth tree, and `gather` gives everyone's values.
+    `rows` is the most trees that a pass takes.
     """
     key = content_hash(learner.model, trees, precision)
     file = directory / f"{key}.safetensors"
@@ -52,7 +54,8 @@ def with_reference(
         flat = load_file(file)["ref_logprobs"]
     else:
         rank, world_size = share
-        everyone = gather(tree_logprobs(trees[rank::world_size], learner, max_tokens, autocast, quiet=quiet))
+        mine = trees[rank::world_size]
+        everyone = gather(tree_logprobs(mine, learner, max_tokens, autocast, quiet=quiet, rows=rows))
         ordered = [everyone[i % world_size][i // world_size] for i in range(len(trees))]
         flat = torch.tensor([value for values in ordered for value in values], dtype=torch.float32)
         if not file.exists():
@@ -116,7 +119,7 @@ class FollowingWeights(StartingWeights):
 def asked_now(
     trees: Sequence[Segment],
     learner: Learner,
-    weights: StartingWeights,
+    weights: Callable[[], AbstractContextManager[None]],
     *,
     max_tokens: int,
     autocast: Callable[[], Any],
@@ -135,10 +138,14 @@ def tree_logprobs(
     autocast: Callable[[], Any],
     *,
     quiet: bool = True,
+    rows: int | None = None,
 ) -> list[list[float]]:
-    """Per tree, the log-probabilities of its trained tokens, leaf after leaf."""
+    """Per tree, the log-probabilities of its trained tokens, leaf after leaf; a pass takes at most so many `rows`."""
     if not trees:
         return []
+    if rows is not None and rows < len(trees):
+        chunks = [trees[i : i + rows] for i in range(0, len(trees), rows)]
+        return [values for c in chunks for values in tree_logprobs(c, learner, max_tokens, autocast, quiet=True)]
     device, was_training = next(learner.parameters()).device, learner.training
     learner.eval()
     forest = TokenForest.from_trees(trees)

@@ -35,11 +35,16 @@ class OfflineSource:
         identity: str = "",
         rewards: str = "",
         shares: Sequence[Share] = (),
+        lengths: Sequence[float] | None = None,
+        skip_seen: bool = True,
     ) -> None:
         """`identity` and `rewards` name what the batches depend on beside the tokens: a reference model, weights.
 
-        `shares` says of a mixture whose trees are whose, and how many of each an epoch has.
+        `shares` says of a mixture whose trees are whose, and how many of each an epoch has; `lengths` what
+        group_by_length sorts by, if not the trees' tokens. Without `skip_seen` a resumed run begins its epoch anew.
         """
+        self._lengths = [tree.size for tree in trees] if lengths is None else lengths
+        self._skip_seen = skip_seen
         self._trees = trees
         self._build = build
         self._rows = rows_per_step
@@ -72,15 +77,22 @@ class OfflineSource:
 
     def next(self) -> Batch:
         """This process's share of the next step: every `world_size`-th row."""
+        return self.take()()
+
+    def take(self) -> Callable[[], Batch]:
+        """What lays out the next step's batch; the source is past it already."""
         epoch, place = divmod(self._step, self.steps_per_epoch)
         if place == 0 or not hasattr(self, "_order"):
             self._order = self._epoch_order(epoch)
         rows = self._order[place * self._rows : (place + 1) * self._rows]
         self._step += 1
         mine = rows[self._rank :: self._world_size]
+        return lambda: self._lay(mine, rows[0])
+
+    def _lay(self, mine: Sequence[int], any_row: int) -> Batch:
         if mine:
             return self._build([self._trees[i] for i in mine])
-        spare = self._build([self._trees[rows[0]]]).nothing()
+        spare = self._build([self._trees[any_row]]).nothing()
         spare.units.update(dict.fromkeys(spare.units, 0.0))
         return spare
 
@@ -93,7 +105,7 @@ class OfflineSource:
             # the longest first within runs of fifty steps: rows of like length meet, and memory is tried early
             run = 50 * self._rows
             runs = [order[i : i + run] for i in range(0, len(order), run)]
-            order = [i for part in runs for i in sorted(part, key=lambda i: -self._trees[i].size)]
+            order = [i for part in runs for i in sorted(part, key=lambda i: -self._lengths[i])]
         return order
 
     def end_epoch(self) -> None:
@@ -113,6 +125,12 @@ class OfflineSource:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises CheckpointError, naming what differs, when the batches would not be those that the run began with."""
         require_same(self._settings, state["settings"])
+        self.go_to(state)
+        if not self._skip_seen:
+            self._step -= self._step % self.steps_per_epoch
+
+    def go_to(self, state: Mapping[str, Any]) -> None:
+        """Stands where the state of this same source was taken."""
         self._step = state["step"]
         self._order = self._epoch_order(self._step // self.steps_per_epoch)
 

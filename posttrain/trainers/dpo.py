@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,11 @@ from posttrain.sources.offline import OfflineSource
 from posttrain.trainers.assembly import Assembled, resolve_tokenizer
 from posttrain.trainers.displacement import displaced_pairs, naming_pairs
 from posttrain.trainers.guards import OfflineGuards
+from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.pairs import assemble_pairs
-from posttrain.trainers.references import attach_reference, check_ref_model, reference_learner
+from posttrain.trainers.predictions import Predictions
+from posttrain.trainers.references import Ask, asked_each_step, attach_reference, check_ref_model, reference_learner
 from posttrain.trainers.trainer import Plan, Trainer
 from posttrain.types import Segment, Source
 
@@ -49,6 +51,8 @@ class DPOTrainer(Trainer):
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Callable[..., Any] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         config = args or DPOConfig()
         if not isinstance(config, DPOConfig):
@@ -60,14 +64,19 @@ class DPOTrainer(Trainer):
                 "ref_model=None, and train without an adapter (peft_config=None), of which there is nothing to mix."
             )
         tokenizer = resolve_tokenizer(model, processing_class, config)
+        train_dataset, lengths = column_of_lengths(train_dataset, config)
         assembled, train, evaluation = assemble_pairs(
             model, tokenizer, config, train_dataset, eval_dataset, peft_config=peft_config, callbacks=callbacks
         )
         reference = reference_learner(ref_model, assembled, tokenizer, [train, evaluation])
         identity = f"the policy, {config.ref_model_mixup_alpha:g} of it every {config.ref_model_sync_steps} steps"
-        if not config.sync_ref_model:
-            train, identity = attach_reference(train, reference, assembled)
-            evaluation, _ = attach_reference(evaluation, reference, assembled)
+        ask: Ask | None = None
+        if config.precompute_ref_log_probs is False and not config.sync_ref_model:
+            ask, identity = asked_each_step(ref_model, reference, assembled, [] if train is None else train.trees)
+        elif not config.sync_ref_model:
+            rows = config.precompute_ref_batch_size
+            train, identity = attach_reference(train, reference, assembled, rows=rows)
+            evaluation, _ = attach_reference(evaluation, reference, assembled, rows=rows)
             reference.release()
         weights = config.loss_weights or [1.0] * len(config.loss_type)
         loss = DPOLoss(
@@ -83,14 +92,20 @@ class DPOTrainer(Trainer):
         weights_kept = FollowingWeights(assembled.learner.model) if config.sync_ref_model else None
 
         def build(trees: Sequence[Segment]) -> DPOBatch:
+            if ask is not None:
+                return dpo_batch(ask(trees))
             if weights_kept is None:
                 return dpo_batch(trees)
             room, autocast = assembled.budget.max_tokens, assembled.runtime.autocast
             return dpo_batch(asked_now(trees, assembled.learner, weights_kept, max_tokens=room, autocast=autocast))
 
+        predictions = None
+        if compute_metrics is not None:
+            predictions = Predictions(assembled, compute_metrics, preprocess_logits_for_metrics)
         plan = offline_plan(
             assembled, train=train, evaluation=evaluation, build=build, loss=loss, identity=identity,
-            needs=loss.needs, watch=_guards(train, assembled, tokenizer),
+            needs=loss.needs, watch=_guards(train, assembled, tokenizer), ahead=ask is None and weights_kept is None,
+            predictions=predictions, lengths=of_trees(lengths, train),
         )  # fmt: skip
         if weights_kept is not None:
             plan = _following(plan, weights_kept, config)
@@ -117,7 +132,7 @@ def _guards(train: TreeSet | None, assembled: Assembled, tokenizer: Any) -> Watc
     config, runtime = assembled.config, assembled.runtime
     assert isinstance(config, DPOConfig)
     guards = OfflineGuards(beta=config.beta)
-    if train is None or config.sync_ref_model:  # pairs are named by the log-probabilities of a reference that stays
+    if train is None or config.sync_ref_model or config.precompute_ref_log_probs is False:  # pairs are named by those
         return guards
     return naming_pairs(
         guards,

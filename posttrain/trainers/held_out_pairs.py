@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from posttrain.algorithms.reward import RewardLoss, reward_batch
-from posttrain.engine.evaluation import evaluate_loss
+from posttrain.config.dataset import DatasetConfig
+from posttrain.engine.evaluation import Evaluating, evaluate_loss
 from posttrain.stats.calibration import (
     Reliability,
     alike_in_length,
@@ -88,7 +89,14 @@ class HeldOutPairs:
                 kept.append(outputs.scores.detach().cpu())
             return self._loss(part, outputs)  # type: ignore[arg-type]
 
-        metrics = evaluate_loss(self._assembled.learner, batch, loss, runtime=runtime, max_tokens=budget.max_tokens)
+        config = self._assembled.config
+        assert isinstance(config, DatasetConfig)
+        metrics = evaluate_loss(
+            self._assembled.learner, batch, loss, runtime=runtime, max_tokens=budget.max_tokens,
+            how=Evaluating.of(config),
+        )  # fmt: skip
+        if config.prediction_loss_only:
+            return metrics
         everyone = runtime.gather_objects(torch.cat(kept).tolist())
         gaps = []
         for index in range(len(self._trees)):  # pair i went to process i mod processes

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from posttrain.engine.evaluation import evaluate_loss
+from posttrain.config.dataset import DatasetConfig
+from posttrain.engine.evaluation import Evaluating, evaluate_loss
 from posttrain.engine.step import LossFunction
 from posttrain.ops.segments import segment_sum
 from posttrain.sources.weighing import WeighedRow, WeighedSet
@@ -28,7 +29,8 @@ def evaluate_answers(
     different rewards of which the better one is the likelier, and `reward_weighted_logprob` the mean over answers of
     reward times log-probability of a token.
     """
-    runtime = assembled.runtime
+    runtime, config = assembled.runtime, assembled.config
+    assert isinstance(config, DatasetConfig)
     trees = answers.trees
     numbers = list(range(len(trees)))[runtime.rank :: runtime.world_size]
     batch = build([trees[i] for i in numbers]) if numbers else build(trees[:1]).nothing()
@@ -43,8 +45,11 @@ def evaluate_answers(
         return loss(part, outputs)
 
     metrics = evaluate_loss(
-        assembled.learner, batch, listening, runtime=runtime, max_tokens=assembled.budget.max_tokens
-    )
+        assembled.learner, batch, listening, runtime=runtime, max_tokens=assembled.budget.max_tokens,
+        how=Evaluating.of(config),
+    )  # fmt: skip
+    if config.prediction_loss_only:
+        return metrics
     everyone = runtime.gather_objects((numbers, means))
     return metrics | {f"eval_{name}": value for name, value in _of_answers(answers, everyone).items()}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +15,11 @@ from posttrain.data.trees import TreeSet
 from posttrain.errors import ConfigError
 from posttrain.models.learner import Learner
 from posttrain.models.locating import local_directory
-from posttrain.models.reference import with_reference
+from posttrain.models.reference import StartingWeights, asked_now, content_hash, with_reference
 from posttrain.sources.weighing import WeighedSet
 from posttrain.trainers.assembly import Assembled, load_beside
 from posttrain.trainers.checks import Data
+from posttrain.types import Segment
 
 Trees = TypeVar("Trees", TreeSet, WeighedSet)
 
@@ -43,10 +45,12 @@ def reference_learner(
     return Learner(load_beside(ref_model, device, config, name="ref_model", tokenizer=tokenizer, rows=rows))
 
 
-def attach_reference(trees: Trees | None, reference: Learner, assembled: Assembled) -> tuple[Trees | None, str]:
+def attach_reference(
+    trees: Trees | None, reference: Learner, assembled: Assembled, *, rows: int | None = None
+) -> tuple[Trees | None, str]:
     """The trees with the reference's log-probabilities at their leaves, and the content hash of what was asked.
 
-    They are computed once and kept in `output_dir/reference`.
+    They are computed once, at most so many `rows` at a time, and kept in `output_dir/reference`.
     """
     if trees is None:
         return None, ""
@@ -61,5 +65,31 @@ def attach_reference(trees: Trees | None, reference: Learner, assembled: Assembl
         share=(runtime.rank, runtime.world_size),
         gather=runtime.gather_objects,
         quiet=not runtime.is_main,
+        rows=rows,
     )
     return replace(trees, trees=made), key
+
+
+Ask = Callable[[Sequence[Segment]], list[Segment]]
+
+
+def asked_each_step(
+    ref_model: Any, reference: Learner, assembled: Assembled, trees: Sequence[Segment]
+) -> tuple[Ask, str]:
+    """What attaches the reference's log-probabilities to the trees of a step, and the hash of who is asked on what.
+
+    The policy as it is now is kept as a copy of its trainable weights; a `ref_model` is asked itself.
+    """
+    runtime, learner = assembled.runtime, assembled.learner
+    identity = content_hash(reference.model, trees, str(runtime.autocast_dtype))
+    weights: Callable[[], AbstractContextManager[None]] = (
+        StartingWeights(learner.model) if ref_model is None else nullcontext
+    )
+
+    def ask(rows: Sequence[Segment]) -> list[Segment]:
+        found = asked_now(rows, reference, weights, max_tokens=assembled.budget.max_tokens, autocast=runtime.autocast)
+        if ref_model is not None:
+            reference.release()  # it is the user's
+        return found
+
+    return ask, identity

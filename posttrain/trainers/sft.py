@@ -14,7 +14,9 @@ from posttrain.data.packing import WHOLE_ROWS, noted, pack, padding_note, shuffl
 from posttrain.data.trees import TreeSet, sft_trees
 from posttrain.errors import ConfigError
 from posttrain.trainers.assembly import assemble, resolve_tokenizer
+from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
+from posttrain.trainers.predictions import Predictions
 from posttrain.trainers.trainer import Trainer
 
 
@@ -39,6 +41,8 @@ class SFTTrainer(Trainer):
         formatting_func: Callable[[Any], str] | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Callable[..., Any] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         config = args or SFTConfig()
         if not isinstance(config, SFTConfig):
@@ -56,7 +60,7 @@ class SFTTrainer(Trainer):
                 rows = load_rows([{config.dataset_text_field: formatting_func(row)} for row in plain], name=name)
             found = sft_trees(
                 rows, tokenizer, max_length=None if packing and whole_rows else config.max_length,
-                truncation_mode=config.truncation_mode, assistant_only_loss=config.assistant_only_loss,
+                truncation_mode=config.truncation_mode, long_rows=config.long_rows, assistant_only_loss=config.assistant_only_loss,
                 completion_only_loss=config.completion_only_loss, dataset_text_field=config.dataset_text_field,
                 prepared=bool((config.dataset_kwargs or {}).get("skip_prepare_dataset")),
                 processes=config.dataset_num_proc, name=name,
@@ -70,13 +74,18 @@ class SFTTrainer(Trainer):
             return found
 
         packing = config.packing if config.eval_packing is None else config.eval_packing
+        train_dataset, lengths = column_of_lengths(train_dataset, config)
         train = read(train_dataset, "train_dataset", config.packing)
         evaluation = read(eval_dataset, "eval_dataset", packing)
         assembled = assemble(
             model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks
         )
-        if config.neftune_noise_alpha:
-            assembled.learner.disturb_embeddings(config.neftune_noise_alpha)
         loss = SFTLoss(loss_type=config.loss_type, label_smoothing_factor=config.label_smoothing_factor)
-        plan = offline_plan(assembled, train=train, evaluation=evaluation, build=sft_batch, loss=loss, needs=loss.needs)
+        predictions = None
+        if compute_metrics is not None:
+            predictions = Predictions(assembled, compute_metrics, preprocess_logits_for_metrics)
+        plan = offline_plan(
+            assembled, train=train, evaluation=evaluation, build=sft_batch, loss=loss, needs=loss.needs,
+            predictions=predictions, lengths=None if config.packing else of_trees(lengths, train),
+        )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)

@@ -273,8 +273,8 @@ def test_shared_defaults_equal_trl_s() -> None:
     trl = pytest.importorskip("trl", reason="trl is not installed; it comes with the test extra")
     meant = {
         "gradient_checkpointing", "assistant_only_loss", "output_dir", "optim", "report_to", "disable_tqdm", "run_name",
-        "auto_find_batch_size", "use_cache", "enable_jit_checkpoint", "ddp_timeout", "do_train", "debug",
-        "per_device_eval_batch_size",
+        "precompute_ref_log_probs", "auto_find_batch_size", "use_cache", "enable_jit_checkpoint", "ddp_timeout",
+        "do_train", "debug", "per_device_eval_batch_size", "restore_callback_states_from_checkpoint",
     }  # fmt: skip
     for ours, theirs in zip(CONFIGS, _of_trl(trl)):
         for name, info in ours.model_fields.items():
