@@ -10,7 +10,8 @@ from posttrain.errors import ConfigError, nearest
 
 _HELP = """\
 Usage: posttrain doctor [--json]
-       posttrain doctor --recipe RECIPE [--method M] [--seconds S] [--json] [stage.field=value ...]
+       posttrain doctor --recipe RECIPE [--method M] [--only STAGE] [--seconds S] [--json]
+                        [stage.field=value ...]
 
 Without a recipe: machine, versions, what a training would use, how fast the machine is, and what is wrong
 with it. Its output belongs into a bug report. The exit code is 1 when a package that is needed is missing.
@@ -20,6 +21,7 @@ the stage's own trainer are tried on a few of its rows, in a directory that is t
 into the recipe's. The exit code is 1 when a stage will not fit.
 
   --recipe RECIPE    a YAML file of stages, a built-in recipe, or a file with the fields of one method
+  --only STAGE       this stage alone
   --method M         the method of such a file: sft, dpo, grpo ...
   --seconds S        seconds of trying for each stage (30); loading comes on top; 0 tries nothing
   --json             the same as JSON
@@ -29,7 +31,7 @@ Example:
   posttrain doctor --recipe recipe.yaml
   posttrain doctor --recipe sft.yaml --method sft --seconds 60 learning_rate=1e-4"""
 
-_FLAGS = ("--recipe", "--method", "--seconds", "--json", "--help")
+_FLAGS = ("--recipe", "--method", "--only", "--seconds", "--json", "--help")
 SECONDS = 30.0
 
 
@@ -79,7 +81,10 @@ def _recipe(asked: dict[str, Any], overrides: list[str]) -> int:
 
     recipe = open_recipe(asked["recipe"], overrides, method=asked["method"])
     found = estimate_recipe(
-        recipe, seconds=asked["seconds"], say=lambda text: print(f"note: {text}", file=sys.stderr, flush=True)
+        recipe,
+        seconds=asked["seconds"],
+        only=asked["only"],
+        say=lambda text: print(f"note: {text}", file=sys.stderr, flush=True),
     )
     if asked["json"]:
         print(json.dumps({"recipe": recipe.name, "stages": [estimate.as_dict() for estimate in found]}, indent=2))
@@ -89,7 +94,7 @@ def _recipe(asked: dict[str, Any], overrides: list[str]) -> int:
 
 
 def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    asked: dict[str, Any] = {"recipe": None, "method": None, "seconds": SECONDS, "json": False}
+    asked: dict[str, Any] = {"recipe": None, "method": None, "only": None, "seconds": SECONDS, "json": False}
     overrides: list[str] = []
     rest = list(arguments)
     while rest:
@@ -97,7 +102,7 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         name, equals, text = word.partition("=")
         if name == "--json" and not equals:
             asked["json"] = True
-        elif name in ("--recipe", "--method", "--seconds"):
+        elif name in ("--recipe", "--method", "--only", "--seconds"):
             if not equals and not rest:
                 raise ConfigError(f"{name} needs a value after it; see posttrain doctor --help")
             asked[name[2:]] = text if equals else rest.pop(0)
@@ -111,7 +116,7 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError(f"--seconds takes a number of seconds, not {asked['seconds']!r}") from None
     if not 0 <= asked["seconds"] < float("inf"):
         raise ConfigError(f"--seconds={asked['seconds']:g}: give 0 or more")
-    if asked["recipe"] is None and (overrides or asked["method"] is not None):
-        given = overrides[0] if overrides else f"--method {asked['method']}"
-        raise ConfigError(f"{given} belongs to a recipe; add --recipe RECIPE")
+    given = overrides[:1] + [f"--{name} {asked[name]}" for name in ("method", "only") if asked[name] is not None]
+    if asked["recipe"] is None and given:
+        raise ConfigError(f"{given[0]} belongs to a recipe; add --recipe RECIPE")
     return asked, overrides

@@ -79,7 +79,7 @@ def uses() -> dict[str, Any]:
     from posttrain.trainers.assembly import CPU_TOKENS_PER_PASS, CUDA_TOKENS_PER_PASS
 
     device = torch.device(accelerator() or "cpu")
-    precision = fastest_precision(device, 1024)
+    precision = fastest_precision(device, 512)
     library, why = compiled(SOURCE)
     tokens = CPU_TOKENS_PER_PASS if device.type == "cpu" else CUDA_TOKENS_PER_PASS
     return {

@@ -11,13 +11,14 @@ from pathlib import Path
 from posttrain.errors import ConfigError, nearest
 
 _HELP = """\
-Usage: posttrain run RECIPE [--only STAGE] [stage.field=value ...]
+Usage: posttrain run RECIPE [--only STAGE] [--estimate] [stage.field=value ...]
 
 Runs the stages of a recipe in order, each on what earlier ones wrote. A stage that finished is not run again;
 one that was interrupted goes on; one whose fields or inputs changed runs anew, its old files moved aside.
 
   RECIPE             a YAML file, or the name of a built-in recipe: {built_in}
   --only STAGE       run this stage alone, on what the earlier ones left
+  --estimate         run nothing: say what memory, time and disk it will take (posttrain doctor --recipe RECIPE)
   stage.field=value  change a field of a stage; seed=1 and output_dir=DIR change the recipe's own
 
 Example:
@@ -50,7 +51,11 @@ def run(arguments: Sequence[str]) -> int:
 
         print(_HELP.format(built_in=", ".join(built_in), methods=textwrap.fill(f"Methods: {', '.join(METHODS)}.", 100)))
         return 0
-    source, only, overrides = _read(arguments)
+    source, only, overrides = _read([word for word in arguments if word != "--estimate"])
+    if "--estimate" in arguments:
+        from posttrain.cli.doctor import run as doctor
+
+        return doctor(["--recipe", source, *(("--only", only) if only else ()), *overrides])
     path = built_in[source] if source in built_in and not Path(source).is_file() else Path(source)
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         raise ConfigError(

@@ -65,5 +65,5 @@ def gib(amount: float) -> str:
     """Bytes as a person reads them."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if amount >= size:
-            return f"{amount / size:.3g} {unit}"
+            return f"{amount / size:.{3 if amount < 999 * size else 4}g} {unit}"
     return f"{amount / 1024:.3g} KiB"

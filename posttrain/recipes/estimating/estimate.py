@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.recipes.estimating.probing import every, first, last
 
-FLOOR = 0.10  # what a trial of seconds cannot see: the machine's other work, rows that are not like those tried
+FLOOR = 0.15  # what a trial of seconds cannot see: the machine's other work, rows that are not like those tried
 UNSEEN = 0.30  # of activations that were not reached in the trial
 SETTLED = 256  # steps after which a process has the memory that it will have
 COMPILED = 45.0  # passes of new lengths in which all but 1/e of the kernels were compiled that are kept
@@ -125,6 +125,9 @@ def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tupl
     known: dict[str, Any] = {"stage": stage, "method": method, "notes": notes}
     composed, read = first(events, "composed"), first(events, "read")
     error = last(events, "error") or last(events, "killed")
+    if composed is not None and read is None:  # what can be said of a model whose data is not there
+        known |= {"device": composed["device"], "available": composed["available"]}
+        return _by_arithmetic(known, composed, error, tried=False)
     if composed is None or read is None:
         why = (
             "the trial ended before anything was known" if error is None else str(error.get("text") or "it was killed")
@@ -139,7 +142,8 @@ def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tupl
     steps = _steps_of_last(events)
     if trial is None or begin is None or not steps:
         return _by_arithmetic(known, composed, error, tried=trial is not None)
-    known["uses"] = begin["uses"]
+    said = last(events, "said")
+    known["uses"] = {**begin["uses"], **({} if said is None else {"layout": said["layout"]})}
     paced = pace(trial, steps, plan, read["mean"])
     seconds = _seconds(events, read, plan, begin, trial, paced)
     memory, parts = _memory(events, composed, read, begin, trial, plan)

@@ -48,7 +48,7 @@ def main() -> None:
     from posttrain.errors import PosttrainError
 
     try:
-        _try(task, directory, tell, began)
+        try_stage(task, directory, tell, began)
     except PosttrainError as error:
         tell("error", text=str(error))
     except MemoryError:
@@ -66,7 +66,11 @@ def _alive() -> float:
         return 0.0
 
 
-def _try(task: dict[str, Any], directory: Path, tell: Tell, began: float) -> None:
+def try_stage(task: dict[str, Any], directory: Path, tell: Tell, began: float) -> None:
+    """Tells what a stage takes: what follows from its model and its rows, and what a trial of some steps shows.
+
+    Nothing is tried where that does not fit, or with no seconds to try in.
+    """
     import torch
 
     from posttrain.config.methods import METHODS
@@ -193,6 +197,9 @@ class _Trial:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             watch.detach()
+        said = (self.directory / "log").read_text(encoding="utf-8", errors="replace").splitlines()
+        if layout := next((line for line in said if " layout, " in line), ""):
+            tell("said", layout=layout.partition(" layout, ")[0])
         return bool(steps)
 
     def _rows(self, batch: int, *, steps: int) -> tuple[list[int], int]:

@@ -62,18 +62,22 @@ def estimate_recipe(
     recipe: Recipe,
     *,
     seconds: float,
+    only: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     probe: Probe = probe,
 ) -> list[StageEstimate]:
-    """An estimate of every stage that trains, in order; each is tried for about so many seconds, 0 for none.
+    """An estimate of every stage that trains, or of one; each is tried for about so many seconds, 0 for none.
 
-    Nothing is written into the recipe's directory.
+    Nothing is written into the recipe's directory. Raises ConfigError where `only` is no stage.
     """
     found = []
+    if only is not None:
+        recipe.stage(only)
     with tempfile.TemporaryDirectory(prefix="posttrain-doctor-") as scratch:
         for link in links(recipe, Path(scratch)):
-            if link.trains:
-                say(f"{link.stage.name}: trying a few steps ..." if seconds and not link.missing else link.stage.name)
+            if link.trains and only in (None, link.stage.name):
+                if seconds and not link.missing and not link.finished:
+                    say(f"{link.stage.name}: trying a few steps ...")
                 found.append(_estimate(link, recipe, seconds, probe))
     return found
 
@@ -82,22 +86,30 @@ def _estimate(link: Link, recipe: Recipe, seconds: float, probe: Probe) -> Stage
     stage = link.stage
     if link.finished:
         return StageEstimate(stage=stage.name, method=stage.method, status="finished", why="it would not run again")
-    if link.missing:
-        name, reference = next(iter(link.missing.items()))
-        before = reference.strip("${}").partition(".")[0]
-        return StageEstimate(
-            stage=stage.name, method=stage.method, status="not estimated", notes=link.notes,
-            why=f"{name} is {reference}, which stage {before!r} has not written yet; run `posttrain run` with "
-            f"--only {before}, and ask again",
-        )  # fmt: skip
+    why = _missing(link)
+    if "model" in link.missing:
+        return StageEstimate(stage=stage.name, method=stage.method, status="not estimated", notes=link.notes, why=why)
     try:
-        events = probe(stage.method, link.fields, seconds=seconds)
+        events = probe(stage.method, link.fields, seconds=0.0 if why else seconds)
     except PosttrainError as error:
         events = [{"event": "error", "text": str(error)}]
     made = from_events(events, stage=stage.name, method=stage.method, notes=(*link.notes, *_processes()))
+    if why:
+        made = replace(made, why=why)
     free = free_disk(Path(recipe.output_dir))
     made = replace(made, disk={**made.disk, "free": free} if made.disk else {})
     return replace(made, advice=advice(made, link.fields.to_dict(), free_disk=free))
+
+
+def _missing(link: Link) -> str:
+    """The sentence about what a stage refers to that is not there; empty where all of it is."""
+    for name, reference in link.missing.items():
+        before = reference.strip("${}").partition(".")[0]
+        return (
+            f"{name} is {reference}, which stage {before!r} has not written yet: run `posttrain run` with --only "
+            f"{before}, and ask again"
+        )
+    return ""
 
 
 def _processes() -> tuple[str, ...]:

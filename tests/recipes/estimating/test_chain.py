@@ -75,13 +75,18 @@ def test_what_is_missing_is_named_and_nothing_is_tried(tmp_path: Path) -> None:
     asked = []
 
     def probe(method: str, fields: object, *, seconds: float) -> list[dict[str, str]]:
-        asked.append(method)
+        asked.append((method, seconds))
         return [{"event": "error", "text": "no"}]
 
     made = estimate_recipe(load_recipe(write(tmp_path)), seconds=1.0, probe=probe)
-    assert asked == ["sft"]
+    assert asked == [("sft", 1.0), ("dpo", 0.0)]  # of the second the weights can be counted, and nothing tried
     assert [estimate.status for estimate in made] == ["not estimated"] * 3
     assert "stage 'pairs' has not written yet" in made[1].why
+    assert [e.stage for e in estimate_recipe(load_recipe(write(tmp_path)), seconds=0, only="last", probe=probe)] == [
+        "last"
+    ]
+    with pytest.raises(ConfigError, match="no stage 'lst'; did you mean 'last'"):
+        estimate_recipe(load_recipe(write(tmp_path)), seconds=0, only="lst", probe=probe)
 
 
 def test_a_file_of_one_method_is_a_recipe_of_one_stage(tmp_path: Path) -> None:
