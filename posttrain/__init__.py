@@ -38,7 +38,23 @@ _HOME = {
     "generate_responses": "posttrain.sampling.generate",
     "test_model_with_questions": "posttrain.sampling.generate",
     "display_dataset": "posttrain.data.display",
+    # what scripts and tutorials written for TRL import beside
     "DataCollatorForCompletionOnlyLM": "posttrain.trainers.compatibility",
+    "ModelConfig": "posttrain.config.script",
+    "ScriptArguments": "posttrain.config.script",
+    "TrlParser": "posttrain.cli.script",
+    "get_peft_config": "posttrain.trainers.script",
+    "get_quantization_config": "posttrain.trainers.script",
+    "setup_chat_format": "posttrain.trainers.script",
+    "create_reference_model": "posttrain.trainers.script",
+    "is_conversational": "posttrain.data.row_helpers",
+    "apply_chat_template": "posttrain.data.row_helpers",
+    "maybe_apply_chat_template": "posttrain.data.row_helpers",
+    "extract_prompt": "posttrain.data.row_helpers",
+    "maybe_extract_prompt": "posttrain.data.row_helpers",
+    "maybe_convert_to_chatml": "posttrain.data.row_helpers",
+    "unpair_preference_dataset": "posttrain.data.row_helpers",
+    "maybe_unpair_preference_dataset": "posttrain.data.row_helpers",
 }
 
 __all__ = sorted(_HOME)
@@ -46,6 +62,10 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
+        from posttrain.config.elsewhere import NOT_HERE
+
+        if name in NOT_HERE:  # an AttributeError would lose the text in `from posttrain import name`
+            raise ImportError(f"posttrain has no {name}: {NOT_HERE[name]}")
         raise AttributeError(f"module 'posttrain' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
 

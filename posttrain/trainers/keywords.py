@@ -118,7 +118,7 @@ def _is_foreign(args: Any, kind: type[Config]) -> bool:
     """Whether these are transformers' TrainingArguments, or a configuration of TRL."""
     if args is None or isinstance(args, Config | type) or not dataclasses.is_dataclass(args):
         return False
-    return any(parent.__name__ == "TrainingArguments" for parent in type(args).__mro__)
+    return any(parent.__name__ == "TrainingArguments" for parent in inspect.getmro(type(args)))
 
 
 def taken_over(args: Any, kind: type[Config]) -> Any:
@@ -126,7 +126,7 @@ def taken_over(args: Any, kind: type[Config]) -> Any:
 
     Raises ConfigError for what cannot be set here, as the configuration itself would.
     """
-    theirs = type(args)
+    theirs: Any = type(args)
     warnings.warn(
         f"args is a {theirs.__name__} of {theirs.__module__.partition('.')[0]}: its settings were taken over into a "
         f"{kind.__name__}, whose defaults are another's where you set nothing; write posttrain.{kind.__name__}",
