@@ -38,6 +38,7 @@ from posttrain.trainers.assembly import Assembled
 from posttrain.trainers.checks import Report, rows_per_step
 from posttrain.trainers.drifting import DriftWatch, chosen_prompts
 from posttrain.trainers.gatekeeper import Gatekeeper, gate_tasks
+from posttrain.trainers.keywords import understand_keywords
 from posttrain.types import Prompt, Source
 
 
@@ -63,6 +64,10 @@ class Plan:
 
 class Trainer:
     """Trains a learner. The constructors of its subclasses say on what and with which loss, and nothing else."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        understand_keywords(cls)
 
     def __init__(
         self,
