@@ -63,8 +63,8 @@ def links(recipe: Recipe, scratch: Path) -> list[Link]:
                     f"{output} stands for it"
                     for output in record.outputs
                 }
-        elif not missing:
-            outputs[stage.name], said = _stand_in(stage, fields, scratch / stage.name)
+        else:
+            outputs[stage.name], said = _stand_in(stage, fields, scratch / stage.name, missing)
             stands_for |= {f"{stage.name}.{output}": sentence for output, sentence in said.items()}
         notes = tuple(stands_for[name] for name in dict.fromkeys(names) if name in stands_for)
         found.append(Link(stage=stage, fields=fields, finished=done, notes=notes, missing=missing))
@@ -83,12 +83,14 @@ def _unresolved(value: Any, outputs: Mapping[str, Mapping[str, str]]) -> str:
     return next((text for part in parts if (text := _unresolved(part, outputs))), "")
 
 
-def _stand_in(stage: Stage, fields: Config, directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _stand_in(
+    stage: Stage, fields: Config, directory: Path, missing: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Outputs that can stand for those of a stage that has not run, and a sentence for each that is not the same."""
     if (make := _MADE.get(stage.method)) is not None:
-        return make(fields, directory), {}
+        return ({}, {}) if missing else (make(fields, directory), {})
     # a reward model has another head than the model it starts from, and is asked for scores
-    if hasattr(type(fields), "training") and stage.method != "reward":
+    if hasattr(type(fields), "training") and stage.method != "reward" and "model" not in missing:
         model = str(cast(Any, fields).model)
         sentence = f"the model of stage {stage.name!r} does not exist yet: {model}, from which it starts, stands for it"
         return {"model": model}, {"model": sentence}

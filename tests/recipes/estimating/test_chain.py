@@ -49,10 +49,23 @@ def test_a_model_is_stood_for_by_the_one_it_starts_from(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_follows_a_stage_without_data_is_unknown_too(tmp_path: Path) -> None:
+def test_a_stage_without_data_still_says_what_its_model_is_like(tmp_path: Path) -> None:
     last = links(load_recipe(write(tmp_path)), tmp_path / "scratch")[-1]
-    assert last.missing == {"model": "${dpo.model}"}
-    assert last.fields.model == "${dpo.model}"
+    assert last.missing == {}
+    assert last.fields.model == "base"
+
+
+def test_a_reward_model_is_stood_for_by_nothing(tmp_path: Path) -> None:
+    stages = [
+        {"name": "reward", "method": "reward", "model": "base", "train_dataset": "pairs.jsonl"},
+        {
+            "name": "grpo", "method": "grpo", "model": "base", "train_dataset": "p.jsonl",
+            "reward_funcs": ["${reward.model}"],
+        },
+    ]  # fmt: skip
+    assert links(load_recipe(write(tmp_path, stages=stages)), tmp_path / "scratch")[1].missing == {
+        "reward_funcs": "${reward.model}"
+    }
 
 
 def test_a_finished_stage_gives_what_it_wrote(tmp_path: Path) -> None:
@@ -79,7 +92,8 @@ def test_what_is_missing_is_named_and_nothing_is_tried(tmp_path: Path) -> None:
         return [{"event": "error", "text": "no"}]
 
     made = estimate_recipe(load_recipe(write(tmp_path)), seconds=1.0, probe=probe)
-    assert asked == [("sft", 1.0), ("dpo", 0.0)]  # of the second the weights can be counted, and nothing tried
+    # of the second the weights can be counted, and nothing tried
+    assert asked == [("sft", 1.0), ("dpo", 0.0), ("sft", 1.0)]
     assert [estimate.status for estimate in made] == ["not estimated"] * 3
     assert "stage 'pairs' has not written yet" in made[1].why
     assert [e.stage for e in estimate_recipe(load_recipe(write(tmp_path)), seconds=0, only="last", probe=probe)] == [

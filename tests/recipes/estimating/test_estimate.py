@@ -190,7 +190,14 @@ def test_the_lines_say_all_of_it() -> None:
     made = from_events(told(*SEEN), stage="first", method="sft", notes=())
     made = replace(made, disk={**made.disk, "free": 10**12})
     twice = "\n".join(lines([made, replace(made, stage="second")]))
-    for word in ("first (sft)", "100 steps", "80,000 tokens", "900 MiB", "2 checkpoints of 310 MiB", "together: 4 min"):
+    for word in (
+        "first (sft)",
+        "100 steps",
+        "80,000 tokens",
+        "900 MiB",
+        "2 checkpoints of 310 MiB",
+        "together: 4.1 min",
+    ):
         assert word in twice
     missing = StageEstimate(stage="dpo", method="dpo", status="not estimated", why="there is no data")
     assert "dpo (dpo): not estimated: there is no data" in lines([missing])[0]
