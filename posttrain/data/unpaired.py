@@ -26,12 +26,14 @@ def unpaired_trees(
     *,
     max_length: int | None,
     truncation_mode: Truncation = "keep_start",
+    processes: int | None = None,
     name: str = "train_dataset",
 ) -> TreeSet:
     """A tree of one segment for each answer, with the column `desirable`: 1 for good ones, 0 for bad ones.
 
     Rows have a `label` (or `kto_tag`) of true or false, or 1 or 0, and whatever SFT reads that has a prompt; of a
     conversation the last turn is the answer. Rows that DPO reads become a good answer and a bad one each.
+    `processes` is that of `sft_trees`.
     Raises DataError for rows that cannot be understood, and if no answer is left.
     """
     rows = load_rows(rows, name=name)
@@ -39,7 +41,10 @@ def unpaired_trees(
     split = _from_pairs if holds_pairs(list(rows[0])) else _from_labels
     part, labels, understood, notes = split(rows, tally)
     detect(part, task="KTO")
-    made = sft_trees(part, tokenizer, max_length=max_length, truncation_mode=truncation_mode)
+    made = sft_trees(
+        part, tokenizer, max_length=max_length, truncation_mode=truncation_mode,
+        processes=processes,
+    )  # fmt: skip
     for reason, dropped in made.report.dropped.items():
         tally.dropped[reason] = (dropped.count, list(dropped.first))
     tally.truncated = made.report.truncated

@@ -23,6 +23,10 @@ class FollowingSource:
         """The next step's batch, made with the reference as it is now."""
         return self._source.next()
 
+    def end_epoch(self) -> None:
+        """Leaves out what is left of the epoch."""
+        self._source.end_epoch()
+
     def metrics(self) -> Metrics:
         return self._source.metrics()
 

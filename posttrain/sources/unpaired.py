@@ -87,10 +87,18 @@ def with_baseline(batch: UnpairedBatch, baseline: Baseline, runtime: Runtime) ->
     return filled, counts
 
 
+class EpochSource(Source, Protocol):
+    """A source that passes over rows again and again."""
+
+    def end_epoch(self) -> None:
+        """Leaves out what is left of the epoch."""
+        ...
+
+
 class UnpairedSource:
     """The batches of `source` with their baseline."""
 
-    def __init__(self, source: Source, baseline: Baseline, runtime: Runtime) -> None:
+    def __init__(self, source: EpochSource, baseline: Baseline, runtime: Runtime) -> None:
         self._source, self._baseline, self._runtime = source, baseline, runtime
         self._counts = [0.0, 0.0]
 
@@ -106,6 +114,10 @@ class UnpairedSource:
         assert isinstance(batch, UnpairedBatch)
         filled, self._counts = with_baseline(batch, self._baseline, self._runtime)
         return filled
+
+    def end_epoch(self) -> None:
+        """Leaves out what is left of the epoch."""
+        self._source.end_epoch()
 
     def metrics(self) -> Metrics:
         return self._source.metrics()

@@ -174,7 +174,7 @@ def _planned(
 
     def source() -> Source:
         assert rows is not None
-        inner = rows()
+        inner: Any = rows()
         if following is not None:
             assert isinstance(inner, OfflineSource)
             assert isinstance(config, KTOConfig)

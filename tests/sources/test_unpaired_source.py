@@ -112,6 +112,9 @@ class Steps:
     def observe(self, metrics):
         self.observed.append(metrics)
 
+    def end_epoch(self):
+        self.place = len(self.batches)
+
     def state_dict(self):
         return {"place": self.place}
 
@@ -141,6 +144,13 @@ def test_delta_is_resumed_and_a_skipped_step_leaves_it():
     again.load_state_dict(made.state_dict())
     assert torch.equal(again.next().baseline, made.next().baseline)
     assert made.state_dict()["baseline"] == {"chosen": [1.2, 2.0], "rejected": [-0.2, 1.0]}
+
+
+def test_an_epoch_that_is_left_is_left_by_the_rows():
+    made = source()
+    made.next()
+    made.end_epoch()
+    assert made.state_dict()["place"] == 3
 
 
 def test_of_one_kind_the_middle_is_its_own_mean():
