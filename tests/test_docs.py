@@ -355,6 +355,10 @@ def check_command(words: list[str]) -> None:
         module = importlib.import_module(f"posttrain.config.curation.{name.split()[0].replace('-', '_')}")
         if rest != ["--help"]:
             read(getattr(module, name.replace("-", " ").title().replace(" ", "") + "Command"), with_inputs(rest))
+    elif name == "config":
+        from posttrain.cli.config import COMMANDS as CONFIG_COMMANDS
+
+        assert rest[0] in CONFIG_COMMANDS
     elif name == "grade":
         from posttrain.cli.grade import _read
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+import typing
 from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
 from typing import Any
 
 import yaml
@@ -207,7 +209,19 @@ def example_value(shape: type[Config], name: str) -> Any:
             tried += [kind(8), kind(1), kind(2), 0.5 * ((above or 0) + (below if below is not None else 1))]
             fits = [value for value in tried if _within(value, limits)]
             return fits[0] if fits else tried[0]
-    return ["..."] if list in kinds else {"...": "..."} if dict in kinds else "..."
+    if list in kinds:
+        held = next(
+            (typing.get_args(part)[0] for part in _parts(info.annotation) if typing.get_origin(part) is list), str
+        )
+        inside = members_of(held)
+        return [1.0] if float in inside else [1] if int in inside else ["..."]
+    return {"...": "..."} if dict in kinds else "..."
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """The alternatives of a union, or the annotation itself."""
+    alternatives = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, UnionType) else ()
+    return list(alternatives) or [annotation]
 
 
 def _within(value: float, limits: Mapping[str, float]) -> bool:
