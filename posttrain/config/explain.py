@@ -38,6 +38,7 @@ DEFAULTS_OF_TRL: Mapping[str, tuple[Any, str]] = {
     "ddp_timeout": (1800, "here processes wait for one that measures or saves"),
     "debug": ("", "the same, written as a list"),
     "do_train": (False, "a training command trains"),
+    "precompute_ref_log_probs": (False, "here the reference is computed once, before training, and kept"),
     "lora_target_modules": (None, "there peft's choice, often query and value alone; here every linear layer"),
 }
 
