@@ -168,10 +168,15 @@ def _split(text: str) -> list[str]:
 def make_scheduler(optimizer: Optimizer, config: TrainingConfig, max_steps: int) -> LRScheduler:
     """The schedule named in `config.lr_scheduler_type`; warm-up below 1 is a share of all steps.
 
-    Raises ConfigError for `lr_scheduler_kwargs` that the schedule lacks or does not know.
+    One that follows the evaluation is stepped with its metric, and has the mode that `greater_is_better` says. Raises
+    ConfigError for `lr_scheduler_kwargs` that the schedule lacks or does not know.
     """
     warmup = config.warmup_steps
-    options: dict[str, Any] = config.lr_scheduler_kwargs or {}
+    options: dict[str, Any] = dict(config.lr_scheduler_kwargs or {})
+    if config.follows_evaluation:
+        options.setdefault("mode", "max" if config.greater_is_better else "min")
+    if config.lr_scheduler_type == "greedy":
+        _check_bounds(config.learning_rate, options)
     try:
         return get_scheduler(
             config.lr_scheduler_type,
@@ -184,3 +189,15 @@ def make_scheduler(optimizer: Optimizer, config: TrainingConfig, max_steps: int)
         raise ConfigError(
             f"lr_scheduler_type={config.lr_scheduler_type!r} cannot be made with lr_scheduler_kwargs={options}: {error}"
         ) from error
+
+
+def _check_bounds(learning_rate: float, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the greedy schedule would jump to a bound; its own are 0.001 and 1."""
+    bounds = {"min_lr": options.get("min_lr", 1e-3), "max_lr": options.get("max_lr", 1.0)}
+    low, high = (min(v) if isinstance(v, list | tuple) else v for v in bounds.values())
+    if not low <= learning_rate <= high:
+        raise ConfigError(
+            f"lr_scheduler_type='greedy' keeps the learning rate between {low:g} and {high:g}, and learning_rate="
+            f"{learning_rate:g} lies outside: give lr_scheduler_kwargs with min_lr and max_lr, such as "
+            f"{{'min_lr': {learning_rate / 10:g}, 'max_lr': {learning_rate * 10:g}}}"
+        )

@@ -13,6 +13,7 @@ from posttrain.config.training import TrainingConfig
 from posttrain.engine.callbacks import check_callbacks
 from posttrain.engine.checkpoint import find_checkpoint
 from posttrain.engine.optimizers import make_scheduler
+from posttrain.engine.trackers import chosen
 from posttrain.errors import ConfigError
 from posttrain.models.lora_settings import lora_config
 from posttrain.sources.offline import steps_per_epoch
@@ -40,7 +41,8 @@ class Data(Protocol):
 
 def rows_per_step(config: TrainingConfig, world_size: int) -> int:
     """Rows that one optimiser step averages, over all processes."""
-    return config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
+    processes = 1 if config.splits_batches else world_size
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
 
 
 def count_steps(config: TrainingConfig, rows: int, world_size: int) -> int:
@@ -105,10 +107,11 @@ def check_before_loading(
     if peft_config is not None:
         lora_config(peft_config)
     check_callbacks(callbacks or (), config)
-    if evaluation is None and (config.eval_strategy != "no" or config.eval_on_start):
+    chosen(config.report_to)
+    if evaluation is None and (config.eval_strategy != "no" or config.eval_on_start or config.do_eval):
         raise ConfigError(
-            f"eval_strategy={config.eval_strategy!r}, eval_on_start={config.eval_on_start}: there is nothing to "
-            "evaluate on. Pass an eval_dataset, or leave both out."
+            f"eval_strategy={config.eval_strategy!r}, eval_on_start={config.eval_on_start}, do_eval={config.do_eval}: "
+            "there is nothing to evaluate on. Pass an eval_dataset, or leave them out."
         )
     if config.resume_from_checkpoint:
         find_checkpoint(Path(config.output_dir), config.resume_from_checkpoint)

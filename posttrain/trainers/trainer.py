@@ -20,12 +20,16 @@ from posttrain.config.training import TrainingConfig
 from posttrain.engine.alarms import Watch
 from posttrain.engine.callbacks import Callbacks
 from posttrain.engine.checkpoint import find_checkpoint
+from posttrain.engine.determinism import deterministic
 from posttrain.engine.environment import describe, write_environment
 from posttrain.engine.loop import Loop
+from posttrain.engine.memory import memory_metrics
 from posttrain.engine.metrics import FILE
 from posttrain.engine.optimizers import make_optimizer, make_scheduler
+from posttrain.engine.overflow import finite_modules
 from posttrain.engine.parts import Parts
 from posttrain.engine.step import LossFunction
+from posttrain.engine.trackers import Trackers
 from posttrain.errors import ConfigError
 from posttrain.evaluation import AnyTask
 from posttrain.evaluation.drift import drift_prompts, neutral_texts
@@ -122,7 +126,7 @@ class Trainer:
 
     def say(self, *lines: str) -> None:
         """Prints on the main process."""
-        if lines and self._runtime.is_main:
+        if lines and self._runtime.speaks():
             print(*lines, sep="\n")
 
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
@@ -142,6 +146,7 @@ class Trainer:
         optimizer = self._optimizers[0] or self._make_optimizer()
         scheduler = self._optimizers[1] or make_scheduler(optimizer, config, plan.max_steps)
         self._callbacks.check_states()
+        trackers = Trackers(config, runtime.device, self.say, active=runtime.is_main)
         loop = Loop(
             Parts(
                 learner=runtime.prepare(self._learner),
@@ -163,6 +168,7 @@ class Trainer:
                 measured=self._measured,
                 callbacks=self._callbacks,
                 callback_context=self._context | {"optimizer": optimizer, "lr_scheduler": scheduler},
+                trackers=trackers,
             ),
             config,
             plan.max_steps,
@@ -176,22 +182,29 @@ class Trainer:
             if plan.report is not None:
                 (directory / "data.json").write_text(json.dumps(plan.report.as_dict(), indent=1, ensure_ascii=False))
         start, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
-        try:
-            loss = loop.run(checkpoint)
-        finally:
-            self._learner.release().eval()
-            if runtime.is_main:
-                write_environment(directory, environment, started)
-        seconds = time.perf_counter() - start
-        steps = self.state.global_step - loop.first_step  # of this call, not of the run that it resumed
-        metrics = {
-            "train_runtime": round(seconds, 3),
-            "train_samples_per_second": round(steps * rows_per_step(config, runtime.world_size) / seconds, 3),
-            "train_steps_per_second": round(steps / seconds, 3),
-            "train_loss": loss,
-            "num_tokens": self.state.num_input_tokens_seen,
-        }
-        loop.finish(metrics)
+        with trackers:
+            try:
+                with (
+                    deterministic(config.full_determinism),
+                    finite_modules("underflow_overflow" in config.debug, self.model),
+                    memory_metrics(not config.skip_memory_metrics, "train", runtime.device) as memory,
+                ):
+                    loss = loop.run(checkpoint)
+            finally:
+                self._learner.release().eval()
+                if runtime.is_main:
+                    write_environment(directory, environment, started)
+            seconds = time.perf_counter() - start
+            steps = self.state.global_step - loop.first_step  # of this call, not of the run that it resumed
+            metrics = {
+                "train_runtime": round(seconds, 3),
+                "train_samples_per_second": round(steps * rows_per_step(config, runtime.world_size) / seconds, 3),
+                "train_steps_per_second": round(steps / seconds, 3),
+                "train_loss": loss,
+                "num_tokens": self.state.num_input_tokens_seen,
+                **memory,
+            }
+            loop.finish(metrics)
         self.say(
             f"{self.state.global_step:,} steps, {self.state.num_input_tokens_seen:,} tokens, mean loss {loss:.4f}. "
             f"Metrics: {Path(config.output_dir) / FILE}. Keep the model with save_model(directory)."
@@ -269,7 +282,7 @@ class Trainer:
 
     def _make_optimizer(self) -> Optimizer:
         made = self._plan.optimizer
-        return make_optimizer(self._learner.parameters(), self.args) if made is None else made()
+        return make_optimizer(self._learner.parameters(), self.args, model=self.model) if made is None else made()
 
     def _make_room(self) -> bool:
         """Recomputes activations from now on, unless that is what is done already."""
