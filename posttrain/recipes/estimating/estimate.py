@@ -186,7 +186,8 @@ def _seconds(
     asked = (last(events, "saved") or last(events, "stopped") or {}).get("reference", False)
     reference = forward * (read["tokens"] + read["evaluated_tokens"]) if asked else 0.0
     loading = begin["seconds"] - (forward * (trial["tokens"] + trial["judged_tokens"]) if asked else 0.0)
-    checkpoint, trained, saved = last(events, "checkpoint"), last(events, "trained"), last(events, "saved")
+    trained, saved = last(events, "trained"), last(events, "saved")
+    written = [event["seconds"] for event in every(events, "checkpoint")]  # the first is slower
     imported = first(events, "imported")
     return {
         "starting": 0.0 if imported is None else imported["seconds"],
@@ -195,7 +196,8 @@ def _seconds(
         "reference": reference,
         "steps": paced.seconds,
         "evaluation": plan["evaluations"] * judged * share,
-        "checkpoints": plan["checkpoints"] * (0.0 if checkpoint is None else checkpoint["seconds"]),
+        "checkpoints": sum(written[: plan["checkpoints"]])
+        + max(0, plan["checkpoints"] - len(written)) * min(written, default=0.0),
         "saving": saved["at"] - trained["at"] if saved is not None and trained is not None else 0.0,
     }
 

@@ -26,13 +26,13 @@ class Stopwatch(TrainerCallback):
     """Tells of every step its seconds and tokens, and of an evaluation and a checkpoint what they took.
 
     `cycle` is the number of steps made of one rollout. With `evaluates` the loop evaluates twice, with `saves` it
-    writes one checkpoint.
+    writes two checkpoints.
     """
 
     def __init__(self, tell: Tell, *, cycle: int, seconds: float, evaluates: bool, saves: bool) -> None:
         self._tell, self._cycle, self._seconds = tell, cycle, seconds
         self._evaluates, self._saves = evaluates, saves
-        self._evaluated = 0
+        self._evaluated = self._saved = 0
         self._mark = self._step = self._began = time.perf_counter()
         self._optimizer = self._optimizer_began = 0.0
         self._tokens = 0
@@ -74,8 +74,7 @@ class Stopwatch(TrainerCallback):
         timed = len(self._cycles)
         if self._evaluates and self._evaluated < 2 and timed > self._evaluated:
             control.should_evaluate = True
-        if self._saves and timed > 0:
-            self._saves = False
+        if self._saves and self._saved < 2 and timed > self._saved:
             control.should_save = True
         spent = (now - self._began) / self._seconds
         if (timed >= ENOUGH and spent > LEAST and self._sure()) or spent > 1:
@@ -88,6 +87,7 @@ class Stopwatch(TrainerCallback):
         self._mark = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saved += 1
         place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self._tell("checkpoint", seconds=time.perf_counter() - self._mark, bytes=size_of(place), **peaks())
         self._mark = time.perf_counter()

@@ -109,7 +109,7 @@ def test_a_trial_leaves_the_run_alone(tmp_path: Path, tiny_model_dir: Callable[.
     assert not list(tmp_path.rglob("*tfevents*"))
     # the trial's own rows: an evaluation and a checkpoint are asked for once some steps are over, and no sooner
     assert events[:5] == ["imported", "composed", "read", "trial", "begin"]
-    assert events.count("checkpoint") == 1
+    assert 1 <= events.count("checkpoint") <= 2
     assert 1 <= events.count("evaluation") <= 2
     assert events.index("evaluation") > events.index("step") + 2
     assert events[-1] == "saved"
