@@ -17,8 +17,8 @@ from posttrain.engine.checkpoint import checkpoints, load_state, save_checkpoint
 from posttrain.errors import CheckpointError
 
 FULL = ["sft", "dpo", "reward", "grpo", "ppo", "critic", "offline"]
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("bco", "kto-lora", "bco-lora")]
-METHODS = [*FULL, "kto", *(f"{method}-lora" for method in FULL), *SLOW]
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("kto", "bco", "kto-lora", "bco-lora")]
+METHODS = [*FULL, *(f"{method}-lora" for method in FULL), *SLOW]
 
 
 def run_job(method, output_dir, resume, answer):
