@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,9 @@ from posttrain.sources.offline import OfflineSource
 from posttrain.sources.unpaired import Baseline, Middle, UnpairedSource, Zero, with_baseline
 from posttrain.trainers.assembly import Assembled, assemble, resolve_tokenizer
 from posttrain.trainers.labels import labels_hash, with_balance
+from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
+from posttrain.trainers.predictions import Predictions
 from posttrain.trainers.references import attach_reference, check_ref_model, reference_learner
 from posttrain.trainers.trainer import Plan, Trainer
 from posttrain.types import Batch, Segment, Source
@@ -48,6 +50,8 @@ class KTOTrainer(Trainer):
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Callable[..., Any] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         config = args or KTOConfig()
         if not isinstance(config, KTOConfig):
@@ -64,8 +68,9 @@ class KTOTrainer(Trainer):
             undesirable_weight=config.undesirable_weight,
         )
         assembled, plan, tokenizer = _planned(
-            model, ref_model, config, loss, train_dataset, eval_dataset, processing_class, peft_config, callbacks
-        )
+            model, ref_model, config, loss, train_dataset, eval_dataset, processing_class, peft_config, callbacks,
+            compute_metrics, preprocess_logits_for_metrics,
+        )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
 
 
@@ -89,14 +94,17 @@ class BCOTrainer(Trainer):
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Callable[..., Any] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         config = args or BCOConfig()
         if not isinstance(config, BCOConfig):
             raise ConfigError(f"args is a {type(config).__name__}; BCOTrainer takes a BCOConfig of posttrain")
         loss = UnpairedLoss(loss_type="bco", beta=config.beta)
         assembled, plan, tokenizer = _planned(
-            model, ref_model, config, loss, train_dataset, eval_dataset, processing_class, peft_config, callbacks
-        )
+            model, ref_model, config, loss, train_dataset, eval_dataset, processing_class, peft_config, callbacks,
+            compute_metrics, preprocess_logits_for_metrics,
+        )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
 
 
@@ -110,9 +118,12 @@ def _planned(
     processing_class: Any,
     peft_config: Any,
     callbacks: Sequence[TrainerCallback] | None,
+    compute_metrics: Callable[..., Any] | None,
+    preprocess: Callable[..., Any] | None,
 ) -> tuple[Assembled, Plan, PreTrainedTokenizerBase]:
     check_ref_model(ref_model, model)
     tokenizer = resolve_tokenizer(model, processing_class, config)
+    train_dataset, lengths = column_of_lengths(train_dataset, config)
     train, evaluation = (
         None if dataset is None else unpaired_trees(
             dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
@@ -167,8 +178,9 @@ def _planned(
 
     plan = offline_plan(
         assembled, train=train, evaluation=evaluation, build=build, loss=loss, identity=identity, attach=attach,
-        ahead=following is None,
-        rewards="" if train is None else labels_hash(train.trees),
+        rewards="" if train is None else labels_hash(train.trees), ahead=following is None,
+        lengths=of_trees(lengths, train),
+        predictions=None if compute_metrics is None else Predictions(assembled, compute_metrics, preprocess),
     )  # fmt: skip
     rows = plan.source
 

@@ -171,6 +171,24 @@ def test_evaluation_leaves_delta_alone_and_names_what_trl_names(tmp_path):
     assert first["eval_rewards/margins"] == pytest.approx(first["eval_rewards/chosen"] - first["eval_rewards/rejected"])
 
 
+def test_fields_of_every_dataset_reach_answers_too(tmp_path):
+    given = {"eval_dataset": ROWS[:4], "compute_metrics": lambda seen: {"rows": len(seen.predictions)}}
+    plain = trained("kto", tmp_path / "plain", max_steps=4)
+    ahead = trained("kto", tmp_path / "ahead", max_steps=4, dataloader_num_workers=2, given=given)
+    assert logged(ahead, "loss") == logged(plain, "loss")
+    assert logged(ahead, "kl") == logged(plain, "kl")
+    assert ahead.evaluate()["eval_rows"] == 4
+    rows = [{**row, "length": index} for index, row in enumerate(ROWS)]
+    options = {"max_steps": 1, "train_sampling_strategy": "group_by_length", "num_train_epochs": 1}
+    longest = trained("kto", tmp_path / "long", rows=rows, **options)
+    assert logged(longest, "num_tokens")[0] == sum(
+        len(build_tokenizer()(row["prompt"] + row["completion"] + "<|endoftext|>")["input_ids"]) for row in ROWS[-4:]
+    )
+    noise = trained("kto", tmp_path / "noise", max_steps=1, neftune_noise_alpha=5.0)
+    assert logged(noise, "kl") == [0.0]  # what is asked without a gradient has none
+    assert logged(noise, "rewards/chosen") != [0.0]
+
+
 def test_pairs_are_taken_apart(tmp_path):
     made = trained("kto", tmp_path, rows=PAIRS[:6], max_steps=1)
     assert "6 pairs were taken apart" in made.data_report.text()
