@@ -71,7 +71,7 @@ KEYS: Mapping[str, Key] = {
                          else {"max_length": value}),
     "max_prompt_len": idle("prompt and answer are cut together, by max_length"),
     "min_sample_len": lost("posttrain data filter leaves out short rows (min_tokens)"),
-    "excess_length_strategy": lost("rows that are too long are cut", unless=("truncate",)),
+    "excess_length_strategy": sets(values.too_long),
     "train_on_inputs": sets(values.inputs),
     "sample_packing": sets(lambda value, _: {"packing": True} if value else {}),
     "eval_sample_packing": to("eval_packing"),
@@ -224,7 +224,7 @@ def defaults(given: File) -> dict[str, Any]:
     """What Axolotl takes where the file says nothing."""
     found: dict[str, Any] = {
         "per_device_train_batch_size": 1, "num_train_epochs": 1.0, "lr_scheduler_type": "cosine", "warmup_steps": 0.03,
-        "max_length": 512, "save_strategy": "epoch", "save_total_limit": 4, "logging_steps": 0.005,
+        "max_length": 512, "long_rows": "drop", "save_strategy": "epoch", "save_total_limit": 4, "logging_steps": 0.005,
     }  # fmt: skip
     if given.get("adapter"):
         found |= {"lora_dropout": 0.0}

@@ -37,6 +37,13 @@ def start(value: Any, given: File) -> dict[str, Any]:
     return {"lora_init": value}
 
 
+def too_long(value: Any, given: File) -> dict[str, Any]:
+    known = {"drop": "drop", "truncate": "cut", "raise": "error"}
+    if value not in known:
+        raise NotCarriedError(f"it is one of {', '.join(known)}")
+    return {"long_rows": known[value]}
+
+
 def times(strategy: str, steps: str) -> Key:
     """So many a pass over the data, as a share of all steps."""
 

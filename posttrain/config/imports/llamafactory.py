@@ -88,8 +88,7 @@ def _source(dataset: str, info: Mapping[str, Any] | None, home: Path, key: str, 
         raise ConfigError(f"{found.source}: {key} names {dataset!r}, {home / _INFO} does not{nearest(dataset, info)}")
     about = info[dataset]
     if "file_name" in about:
-        path = os.path.relpath(home / about["file_name"]) if not home.is_absolute() else str(home / about["file_name"])
-        entry: dict[str, Any] = {"path": path}
+        entry: dict[str, Any] = {"path": os.path.normpath(home / about["file_name"])}
     elif "hf_hub_url" in about:
         entry = {"path": about["hf_hub_url"]}
     else:

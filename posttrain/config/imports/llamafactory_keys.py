@@ -241,6 +241,7 @@ def defaults(given: File) -> dict[str, Any]:
     found: dict[str, Any] = {
         "use_peft": adapter, "learning_rate": 5e-5, "per_device_train_batch_size": 8, "num_train_epochs": 3.0,
         "lr_scheduler_type": "linear", "max_length": 2048, "logging_steps": 500, "save_steps": 500,
+        "train_sampling_strategy": "random",
     }  # fmt: skip
     if adapter:
         rank = given.get("lora_rank") or 8

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from posttrain.config.imports.remarks import remarks
 from posttrain.config.imports.translation import Imported, Note, missing
 from posttrain.config.methods import METHODS
 
@@ -33,6 +34,8 @@ def recipe_text(found: Imported) -> str:
     shape = METHODS[found.method].fields
     lines += [f"    # {field}: has to be written here" for field in missing(shape, found.values)]
     lines += [f"    # has to be mended: {text}" for text in found.mend]
+    if differing := remarks(found):
+        lines += ["", "# Carried over, with a difference:", *(f"# {line}" for line in _listed(differing))]
     if found.lost:
         lines += ["", "# Not carried over:", *(f"# {line}" for line in _listed(found.lost))]
     return "\n".join(lines) + "\n"
@@ -50,6 +53,8 @@ def report(found: Imported) -> str:
     parts += [_filled(f"Has to be mended in the recipe: {text}.") for text in found.mend]
     if found.lost:
         parts.append("Not carried over:\n" + "\n".join(_listed(found.lost)))
+    if differing := remarks(found):
+        parts.append("Carried over, with a difference:\n" + "\n".join(_listed(differing)))
     if found.idle:
         parts.append("Nothing to do for:\n" + "\n".join(_listed(found.idle)))
     return "\n\n".join(parts)

@@ -54,6 +54,7 @@ def reasons(found: Imported) -> dict[str, str]:
         ("special_tokens: {pad_token: <pad>, bos_token: <s>}", "sft", {"pad_token": "<pad>"}),
         ("special_tokens: {additional_special_tokens: [<a>]}\ntokens: [<b>]", "sft",
          {"add_special_tokens": ["<a>"], "add_tokens": ["<b>"]}),
+        ("excess_length_strategy: truncate", "sft", {"long_rows": "cut"}),
         ("chat_template: phi_3", "sft", {"chat_template_path": "phi3"}),
         ("rl: dpo\nrl_beta: 0.2", "dpo", {"beta": 0.2, "loss_type": None}),
         ("rl: ipo\ndpo_beta: 0.3", "dpo", {"beta": 0.3, "loss_type": ["ipo"]}),
@@ -115,7 +116,7 @@ def test_defaults_that_differ_are_written_out_and_marked(tmp_path: Path) -> None
     found = imported(tmp_path, "learning_rate: 1e-4")
     assert {name: found.values[name] for name in found.written_out()} == {
         "per_device_train_batch_size": 1, "num_train_epochs": 1.0, "lr_scheduler_type": "cosine", "warmup_steps": 0.03,
-        "max_length": 512, "save_strategy": "epoch", "save_total_limit": 4, "logging_steps": 0.005,
+        "max_length": 512, "long_rows": "drop", "save_strategy": "epoch", "save_total_limit": 4, "logging_steps": 0.005,
     }  # fmt: skip
     assert "warmup_steps: 0.03  # Axolotl's default" in recipe_text(found)
 

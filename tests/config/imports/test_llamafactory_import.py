@@ -187,6 +187,13 @@ def test_what_is_not_there_is_an_error(text: str, dataset: str, said: str, tmp_p
         imported(tmp_path, text, dataset=dataset)
 
 
+def test_what_differs_although_it_is_carried_over_is_told(tmp_path: Path) -> None:
+    found = imported(tmp_path, "stage: rm\ncutoff_len: 512")
+    assert "max_length: 512 - a pair with a longer row is left out" in report(found)
+    assert "left out, not cut" in recipe_text(found)
+    assert imported(tmp_path, "stage: kto").values["train_sampling_strategy"] == "random"
+
+
 def test_what_is_written_loads_as_a_recipe(tmp_path: Path) -> None:
     found = imported(tmp_path, "stage: dpo\noutput_dir: saves/dpo\nseed: 7\npref_loss: hinge")
     (tmp_path / "recipe.yaml").write_text(recipe_text(found))
