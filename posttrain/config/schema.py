@@ -14,6 +14,7 @@ from posttrain.config.evaluation import TaskConfig
 from posttrain.config.gate import GateConfig
 from posttrain.config.methods import METHODS
 from posttrain.config.recipe import SET_BY_RUNNER
+from posttrain.config.sources import SourceFields
 from posttrain.errors import ConfigError, nearest
 
 Schema = dict[str, Any]
@@ -171,6 +172,8 @@ def _field(config: type[Config], name: str) -> Schema:
     found = _of(info.annotation, info.metadata)
     if also := _taken_beside(config, name, info):
         found = {"anyOf": [*found.get("anyOf", [found]), *also]}
+    if name in _SOURCES:
+        found = _with_source(found)
     about = f"{info.description} Required." if info.is_required() else str(info.description)
     default = {} if info.is_required() else {"default": info.get_default(call_default_factory=True)}
     return {**found, "description": about, **default}
@@ -230,6 +233,18 @@ def _taken_beside(config: type[Config], name: str, info: FieldInfo) -> list[Sche
         if type(example) not in kinds:
             tried.append((example, _of(item)))
     return [taken for value, taken in tried if _accepts(config, name, value)]
+
+
+_SOURCES = ("train_dataset", "eval_dataset")  # mappings in these are sources of rows
+
+
+def _with_source(found: Schema) -> Schema:
+    """The schema with the fields of a source in place of any mapping."""
+    if found == {"type": "object"}:
+        return _fields(SourceFields)
+    if "anyOf" in found:
+        return {**found, "anyOf": [_with_source(member) for member in found["anyOf"]]}
+    return {**found, "items": _with_source(found["items"])} if "items" in found else found
 
 
 def _items(annotation: Any) -> list[Any]:

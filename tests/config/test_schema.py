@@ -55,6 +55,7 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
         ("method: sft\nper_device_train_batch_size: 1.5", "1.5"),
         ("method: sft\nlr_scheduler_type: cosin", "cosin"),
         ("method: sft\nname: a b", "a b"),
+        ("method: sft\ntrain_dataset: [{path: a.jsonl, wieght: 0.3}]", "wieght"),
     ],
 )
 def test_what_the_loader_refuses_is_marked(text: str, said: str, tmp_path: Path) -> None:
@@ -78,6 +79,8 @@ def test_what_the_loader_refuses_is_marked(text: str, said: str, tmp_path: Path)
         "method: sft\nreport_to: none\nfp16: false\nuse_peft: true\nlora_target_modules: all-linear",
         "method: sft\nmodel_init_kwargs: {attn: {deep: 1}}",
         "method: evaluate\ntasks: [a, b]",
+        "method: sft\ntrain_dataset: [a.jsonl, {path: b/c, split: train, columns: {text: body}, weight: 0.3}]",
+        "method: sft\ntrain_dataset: {path: a.jsonl, rows: 5}",
     ],
 )
 def test_what_the_loader_takes_is_left_alone(text: str) -> None:
