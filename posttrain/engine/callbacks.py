@@ -27,6 +27,10 @@ class Callbacks:
     def __iter__(self) -> Any:
         return iter(self._all)
 
+    def has(self, kind: type[TrainerCallback]) -> bool:
+        """Whether there is a callback of the class."""
+        return any(isinstance(callback, kind) for callback in self._all)
+
     def add(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Adds a callback, or one made of a class without arguments, behind the others."""
         self._all.append(as_callback(callback))

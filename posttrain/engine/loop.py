@@ -6,23 +6,21 @@ import dataclasses
 import logging
 import math
 import threading
-import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState
+from transformers import ProgressCallback, TrainerState
 
 from posttrain.config.training import TrainingConfig
 from posttrain.engine.best import Best
 from posttrain.engine.checkpoint import keep_only, save_checkpoint, set_aside
 from posttrain.engine.console import Console, stop_request
 from posttrain.engine.due import EVALUATE, LOG, SAVE, Due, Interval
-from posttrain.engine.metrics import MetricsFile
 from posttrain.engine.parts import Parts
+from posttrain.engine.recording import Recorder
 from posttrain.engine.resuming import Progress, how_to_go_on, resume, training_state
-from posttrain.engine.runtime import random_state, set_random_state
-from posttrain.engine.step import StepResult, step
+from posttrain.engine.step import step
 from posttrain.errors import PosttrainError
 from posttrain.types import Batch
 
@@ -45,10 +43,9 @@ class Loop:
         self._callbacks = parts.callbacks
         runtime = parts.runtime
         warns = runtime.is_main and runtime.speaks(logging.WARNING)
-        self._console = Console(silent=not runtime.speaks(), hide_bar=config.disable_tqdm, warns=warns)
-        self._file: MetricsFile | None = None
-        self._logged_at, self._tokens_since_log = time.perf_counter(), 0
-        self._learning_rate = 0.0  # of the last step
+        hidden = parts.callbacks.has(ProgressCallback) or config.disable_tqdm  # two bars are one too many
+        self._console = Console(silent=not runtime.speaks(), hide_bar=hidden, warns=warns)
+        self._recorder = Recorder(parts, config, self._progress, self._console, self._tell)
         self._epoch_open = False  # begun, and callbacks were told
         self._done: set[str] = set()  # since the last step
         self.first_step = 0  # where this call began
@@ -66,17 +63,15 @@ class Loop:
         if parts.runtime.is_main:
             if checkpoint is None and (old := set_aside(self.output_dir)) is not None:
                 self._console.say(f"{self.output_dir} held an earlier run: its checkpoints and metrics are in {old}.")
-            self._file = MetricsFile(self.output_dir, after_step=state.global_step if checkpoint else None)
-            if parts.trackers is not None:
-                parts.trackers.start(resumed_at=state.global_step if checkpoint else None)
+            self._recorder.open(resumed=checkpoint is not None)
             for measure in (parts.measure, parts.probe):
                 if measure is not None and checkpoint is None:
-                    self._record_measured(measure, 0)
+                    self._recorder.record_measured(measure, 0)
         self._callbacks.control.should_training_stop = False
         self._tell("on_train_begin")
         if self.config.eval_on_start and checkpoint is None:
             self.evaluate(counts=False)
-        self._logged_at = time.perf_counter()
+        self._recorder.begin()
         with (
             stop_request(terminated=self.config.enable_jit_checkpoint) as stop,
             self._console.progress(done=state.global_step, total=state.max_steps),
@@ -126,7 +121,7 @@ class Loop:
         control.should_log = control.should_evaluate = control.should_save = False
         self._tell("on_step_begin")
         parts.learner.train()
-        self._learning_rate = float(parts.optimizer.param_groups[0]["lr"])
+        learning_rate = float(parts.optimizer.param_groups[0]["lr"])
         result = step(
             parts.learner,
             batch,
@@ -144,8 +139,7 @@ class Loop:
             parts.scheduler.step()
         state.global_step, state.epoch = number, parts.source.epoch
         state.num_input_tokens_seen += result.tokens
-        self._tokens_since_log += result.tokens
-        self._account(batch, result)
+        self._recorder.account(batch, result, learning_rate)
         if config.torch_empty_cache_steps and number % config.torch_empty_cache_steps == 0:
             parts.runtime.empty_cache()
         self._progress.meter.add(parts.source.metrics())
@@ -154,8 +148,15 @@ class Loop:
         self._ask(due)
         self._tell("on_step_end")
         self._leave_epoch()
-        self._carry_out(probe=config.drift_steps is not None and (last or self._probe_due.due(number)))
+        self._carry_out()
+        if config.drift_steps is not None and (last or self._probe_due.due(number)):
+            if parts.probe is not None:
+                self._recorder.record_measured(parts.probe, number)
+            parts.runtime.barrier()
         self._end_epoch(epoch_ended or last)
+        self._leave_epoch()
+        if self._callbacks.control.should_save:  # at the very end: what the epoch's end did belongs to the checkpoint
+            self._save(measure=True)
         if any(row[0] for row in parts.runtime.gather([float(stop.is_set())])):
             if SAVE not in self._done:  # there only because somebody stopped the run: no candidate of a gate
                 self._save(measure=False)
@@ -165,14 +166,14 @@ class Loop:
     def _end_epoch(self, over: bool) -> None:
         """Tells that the epoch is over, where it is or is left, and does what is due then."""
         self._leave_epoch()
-        control, state = self._callbacks.control, self.state
+        control = self._callbacks.control
         if not over and not control.should_epoch_stop and not control.should_training_stop:
             return
         due: Set[str] = set()
         if over or control.should_epoch_stop:  # a run that is stopped is resumed within its epoch
-            due = self._due.after_epoch(state.epoch)
+            due = self._due.after_epoch(self.state.epoch)
         if self._out_of_data():
-            due = due | self._due.after_step(state.global_step, last=True)
+            due = due | self._due.after_step(self.state.global_step, last=True)
         self._epoch_open = False
         self._ask(due - self._done)
         self._tell("on_epoch_end")
@@ -202,82 +203,18 @@ class Loop:
         control.should_evaluate = control.should_evaluate or EVALUATE in due
         control.should_save = control.should_save or SAVE in due
 
-    def _carry_out(self, *, probe: bool = False) -> None:
-        """Does what `control` asks for, and sees drift where that is due."""
+    def _carry_out(self) -> None:
+        """Logs and evaluates where `control` asks for it."""
         if self._callbacks.control.should_log and LOG not in self._done:
-            self._log()
+            self._done.add(LOG)
+            self._callbacks.control.should_log = False
+            self._recorder.log()
         if self._callbacks.control.should_evaluate:
             self.evaluate()
-        if probe:
-            if self.parts.probe is not None:
-                self._record_measured(self.parts.probe, self.state.global_step)
-            self.parts.runtime.barrier()
-        self._leave_epoch()
-        if self._callbacks.control.should_save:
-            self._save(measure=True)
-
-    def _account(self, batch: Batch, result: StepResult) -> None:
-        """Adds up what a log reports; a step that was skipped is kept for inspection, and too many end the run."""
-        tally, meter = self._progress.tally, self._progress.meter
-        meter.add({"nonfinite_steps": (float(not result.finite), 1.0)})
-        if result.finite:
-            tally.take(result)
-            meter.add(result.metrics)
-            meter.add({"loss": (result.loss, 1.0), "grad_norm": (result.grad_norm, 1.0)})
-            return
-        if not self.config.logging_nan_inf_filter:
-            meter.add({"loss": (result.loss, 1.0), "grad_norm": (result.grad_norm, 1.0)})
-        self._console.warn(
-            tally.skip(
-                batch,
-                result,
-                step=self.state.global_step,
-                rank=self.parts.runtime.rank,
-                output_dir=self.output_dir,
-                allowed=self.config.max_nonfinite_steps,
-            )
-        )
-
-    def _log(self) -> None:
-        seconds = time.perf_counter() - self._logged_at
-        rate = round(self._tokens_since_log / seconds, 1)
-        self._logged_at, self._tokens_since_log = time.perf_counter(), 0
-        self._done.add(LOG)
-        self._callbacks.control.should_log = False
-        tokens = self.state.num_input_tokens_seen
-        counted = {"learning_rate": self._learning_rate, "num_tokens": tokens, "tokens_per_second": rate}
-        if self.config.include_num_input_tokens_seen not in ("no", False):
-            counted["num_input_tokens_seen"] = tokens
-        self.record(self._progress.meter.means() | counted)
-        self._raise_alarms()
-
-    def _raise_alarms(self) -> None:
-        """Says and records what the metrics show to be going wrong; an alarm that was asked to ends the run."""
-        parts = self.parts
-        if parts.watch is None:
-            return
-        stopping = False
-        for alarm in parts.watch(self.state.log_history):
-            stops = alarm.name in parts.stop_on
-            stopping = stopping or stops
-            self._console.warn(f"Alarm {alarm.name} at step {self.state.global_step}: {alarm.text}")
-            self.record({"alarm": alarm.name, "text": alarm.text, "stopped": stops})
-            if stops:
-                self._console.warn(f"Stopping, because stop_on_alarm names {alarm.name}.")
-        # the first process knows more than the others: what a gate measured
-        if parts.stop_on and any(row[0] for row in parts.runtime.gather([float(stopping)])):
-            control = self._callbacks.control
-            control.should_training_stop = control.should_save = True
 
     def record(self, metrics: Mapping[str, Any]) -> None:
-        """Appends to the log history and to metrics.jsonl, and tells trackers and callbacks."""
-        entry = {**metrics, "epoch": round(self.state.epoch or 0.0, 4), "step": self.state.global_step}
-        self.state.log_history.append(entry)
-        if self._file is not None:
-            self._file.write(entry)
-            if self.parts.trackers is not None:
-                self.parts.trackers.log(entry, self.state.global_step)
-        self._tell("on_log", logs=dict(metrics))
+        """Appends to the log history and to metrics.jsonl."""
+        self._recorder.record(metrics)
 
     def evaluate(self, *, counts: bool = True) -> None:
         """Records the metrics of the evaluation data, if there is any.
@@ -287,19 +224,18 @@ class Loop:
         parts, best = self.parts, self._progress.best
         if parts.evaluate is None:
             return
-        start = time.perf_counter()
-        metrics = parts.evaluate()
-        self.record(metrics)
-        self._done.add(EVALUATE)
-        self._callbacks.control.should_evaluate = False
-        self._tell("on_evaluate", metrics=metrics)
-        self._raise_alarms()
+        with self._recorder.aside():
+            metrics = parts.evaluate()
+            self.record(metrics)
+            self._done.add(EVALUATE)
+            self._callbacks.control.should_evaluate = False
+            self._tell("on_evaluate", metrics=metrics)
+            self._recorder.raise_alarms()
         if counts:
             if self.config.follows_evaluation:
                 parts.scheduler.step(best.value(metrics))  # type: ignore[arg-type]
             if best.note(self.state, metrics) and self.config.save_strategy == "best":
                 self._callbacks.control.should_save = True
-        self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
         shown = next((name for name in ("eval_loss", "eval_reward") if name in metrics), None)
         said = f"{shown} {metrics[shown]:.4f}" if shown else "of the evaluation nothing could be judged"
         self._console.say(f"step {self.state.global_step}: {said}")
@@ -307,7 +243,8 @@ class Loop:
     def _save(self, *, measure: bool) -> None:
         parts, state, config = self.parts, self.state, self.config
         if parts.measure is not None and measure and parts.runtime.is_main:
-            self._record_measured(parts.measure, state.global_step)  # first, so that the log that is saved has it
+            # first, so that the log that is saved has it
+            self._recorder.record_measured(parts.measure, state.global_step)
         self._progress.best.note_checkpoint(state, self.output_dir)
         state.stateful_callbacks = self._callbacks.states()  # type: ignore[assignment]
         saved = None if config.save_only_model else training_state(parts, config, self._progress)
@@ -340,16 +277,6 @@ class Loop:
         parts.runtime.barrier()
         if parts.runtime.is_main and self.config.save_total_limit == 1:
             keep_only(self.output_dir, place)
-
-    def _record_measured(self, measure: Callable[[int], dict[str, float]], step_: int) -> None:
-        """Measures the model of this step, which it is now, or the start, and records what came out."""
-        start, device = time.perf_counter(), self.parts.runtime.device
-        before = random_state(device)  # what measures may draw, and a resumed run does not measure again
-        self.record(measure(step_))
-        set_random_state(before, device)
-        if step_ and self.parts.runtime.world_size == 1:  # several processes see it together, at the next log
-            self._raise_alarms()
-        self._logged_at += time.perf_counter() - start  # the throughput shown is that of training
 
     def _tell(self, event: str, **details: Any) -> None:
         self._callbacks.tell(event, self.config, self.state, **self.parts.callback_context, **details)
