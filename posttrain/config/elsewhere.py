@@ -1,4 +1,4 @@
-"""What tutorials import from TRL that is not here, and what to do instead."""
+"""What tutorials import from TRL, or hand to a trainer, that is not here, and what to do instead."""
 
 from __future__ import annotations
 
@@ -63,3 +63,32 @@ NOT_HERE: Mapping[str, str] = {
     "DPOScriptArguments": "it is called ScriptArguments now",
     "RewardModel": "load it with transformers' AutoModelForSequenceClassification",
 }  # fmt: skip
+
+_OWN_STEP = "the step and its loss are the trainer's own"
+_TOOLS = "a completion is one answer, without tools or an environment"
+_NOT_PADDED = "rows are laid end to end and nothing is padded"
+
+# Arguments that a trainer of TRL or transformers has, or had, and what to do instead. None asks for nothing.
+REFUSED_ARGUMENTS: Mapping[str, str] = {
+    "data_collator": f"{_NOT_PADDED}; trained tokens are found by position: leave it out",
+    "model_init": "pass the model, or its name",
+    "model_init_kwargs": "write it in the configuration",
+    "compute_loss_func": _OWN_STEP,
+    "compute_metrics": "evaluation returns the loss and its metrics; measure answers with posttrain evaluate",
+    "preprocess_logits_for_metrics": "logits are computed at trained positions only and are not kept",
+    "optimizer_cls_and_kwargs": "write optim and optim_args in the configuration, or pass optimizers=(optimizer, None)",
+    "ref_model": "the reference is the model as it is when the trainer is made",
+    "reward_processing_classes": "a reward model's directory brings its own tokenizer",
+    "reward_model": "write reward_funcs=[...], which takes a reward model's directory as well as a function",
+    "value_model": "it belongs to PPOTrainer",
+    "tools": _TOOLS,
+    "rollout_func": _TOOLS,
+    "environment_factory": _TOOLS,
+    "quantization_config": "write it in the configuration's model_init_kwargs, and give the model by name",
+    "dataset": "write train_dataset=...",
+    "infinite": "write max_steps in the configuration",
+    "append_concat_token": "each row ends with the token that ends it",
+    "embedding_func": "prompts are not matched by an embedding model",
+    "embedding_tokenizer": "prompts are not matched by an embedding model",
+    "judge": "write reward_funcs=[...]",
+}

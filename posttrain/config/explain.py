@@ -12,6 +12,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from posttrain.config.base import Config, allowed, choices, members_of
+from posttrain.config.elsewhere import NOT_HERE, REFUSED_ARGUMENTS
 from posttrain.config.evaluation import TaskConfig
 from posttrain.config.gate import GateConfig
 from posttrain.config.methods import METHODS
@@ -50,13 +51,22 @@ def explain(name: str, method: str | None = None) -> str:
     having = {m: shape for m, shape in shapes.items() if name in shape.model_fields}
     parts = [_field(name, having)] if having else []
     parts += [_elsewhere(name, {m: shape for m, shape in shapes.items() if m not in having}, bool(having))]
-    text = "\n\n".join(part for part in parts if part)
+    text = "\n\n".join(part for part in parts if part) or _no_field(name)
     if not text:
         known = {known for shape in shapes.values() for known in _names(shape)}
         elsewhere = [] if method is None else [m for m, shape in SHAPES.items() if name in shape.model_fields]
         hint = f"; {', '.join(elsewhere)} have it" if elsewhere else nearest(name, known)
         raise ConfigError(f"no field {name!r}{f' in {method}' if method else ''}{hint}")
     return text
+
+
+def _no_field(name: str) -> str:
+    """What is said of a name that TRL has elsewhere: as an argument of a trainer, or to import."""
+    if name == "tokenizer":
+        return "tokenizer: an old argument of trainers; it is called processing_class now."
+    if name in REFUSED_ARGUMENTS:
+        return f"{name}: an argument of trainers elsewhere, refused here: {REFUSED_ARGUMENTS[name]}."
+    return f"{name}: of TRL, and not here: {NOT_HERE[name]}." if name in NOT_HERE else ""
 
 
 def headings(method: str | None = None) -> str:

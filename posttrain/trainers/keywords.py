@@ -10,36 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.config.base import Config
+from posttrain.config.elsewhere import REFUSED_ARGUMENTS
 from posttrain.errors import ConfigError, nearest
-
-_OWN_STEP = "the step and its loss are the trainer's own"
-_TOOLS = "a completion is one answer, without tools or an environment"
-_NOT_PADDED = "rows are laid end to end and nothing is padded"
-
-# Arguments that a trainer of TRL or transformers has, or had, and what to do instead. None asks for nothing.
-REFUSED: Mapping[str, str] = {
-    "data_collator": f"{_NOT_PADDED}; trained tokens are found by position: leave it out",
-    "model_init": "pass the model, or its name",
-    "model_init_kwargs": "write it in the configuration",
-    "compute_loss_func": _OWN_STEP,
-    "compute_metrics": "evaluation returns the loss and its metrics; measure answers with posttrain evaluate",
-    "preprocess_logits_for_metrics": "logits are computed at trained positions only and are not kept",
-    "optimizer_cls_and_kwargs": "write optim and optim_args in the configuration, or pass optimizers=(optimizer, None)",
-    "ref_model": "the reference is the model as it is when the trainer is made",
-    "reward_processing_classes": "a reward model's directory brings its own tokenizer",
-    "reward_model": "write reward_funcs=[...], which takes a reward model's directory as well as a function",
-    "value_model": "it belongs to PPOTrainer",
-    "tools": _TOOLS,
-    "rollout_func": _TOOLS,
-    "environment_factory": _TOOLS,
-    "quantization_config": "write it in the configuration's model_init_kwargs, and give the model by name",
-    "dataset": "write train_dataset=...",
-    "infinite": "write max_steps in the configuration",
-    "append_concat_token": "each row ends with the token that ends it",
-    "embedding_func": "prompts are not matched by an embedding model",
-    "embedding_tokenizer": "prompts are not matched by an embedding model",
-    "judge": "write reward_funcs=[...]",
-}
 
 
 def understand_keywords(trainer: type) -> None:
@@ -82,13 +54,12 @@ def _understood(
             found["processing_class"] = value
         elif kind is not None and (written := _in_configuration(name, value, kind)):
             raise ConfigError(f"{trainer} has no argument {name}: write it in the configuration, args={written}")
-        elif name in REFUSED:
+        elif name in REFUSED_ARGUMENTS:
             if value is not None:
-                raise ConfigError(f"{trainer} has no argument {name}: {REFUSED[name]}")
+                raise ConfigError(f"{trainer} has no argument {name}: {REFUSED_ARGUMENTS[name]}")
         else:
-            raise ConfigError(
-                f"{trainer} has no argument {name}{nearest(name, [*known, *REFUSED])} (it has {', '.join(known)})"
-            )
+            hint = nearest(name, [*known, *REFUSED_ARGUMENTS])
+            raise ConfigError(f"{trainer} has no argument {name}{hint} (it has {', '.join(known)})")
     return found
 
 
