@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,8 +16,8 @@ from posttrain.errors import ConfigError
 _HELP = """\
 Usage: posttrain config show FILE [--method METHOD] [name=value ...]
 
-Checks a recipe, or the YAML file of a command, and prints what it comes to: every value with the line, the
-override or the old name that set it, or that it is a default. Nothing is run.
+Checks a recipe (a file, or the name of a built-in one) or the YAML file of a command, and prints what it comes to:
+every value with the line, the override or the old name that set it, or that it is a default. Nothing is run.
 
 Examples:
   posttrain config show recipe.yaml sft.learning_rate=1e-4
@@ -35,10 +36,13 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigError(f"{word!r}: a second file; show one at a time, and write overrides as name=value")
 
     from posttrain.config.resolved import DEFAULT, resolve_file
+    from posttrain.recipes import built_in_recipes
 
+    built_in = built_in_recipes()
+    path = built_in[file] if file in built_in and not Path(file).is_file() else Path(file)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        stages = resolve_file(file, overrides, given.flags.get("method"))
+        stages = resolve_file(path, overrides, given.flags.get("method"))
     for text in dict.fromkeys(str(note.message) for note in notes):
         print(f"note: {text}", file=sys.stderr)
     for stage in stages:

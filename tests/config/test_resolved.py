@@ -70,6 +70,8 @@ def test_the_command_prints_yaml_with_places(recipe: Path, capsys: pytest.Captur
     assert lines["loss_type"].split() == ["loss_type:", "[sigmoid]", "#", "default"]
     assert main(["config", "show", str(recipe), "dpo.bata=0.3"]) == 2
     assert main(["config", "show", str(recipe), "other.yaml"]) == 2
+    assert main(["config", "show", "demo", "dpo.beta=0.3"]) == 0
+    assert "override 'dpo.beta=0.3'" in capsys.readouterr().out
 
 
 def test_explain_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
