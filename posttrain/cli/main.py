@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("posttrain.cli.compare", "run", "two models on the same questions, and a gate that decides"),
     "report": ("posttrain.cli.report", "run", "one page on a run or pipeline: gains, losses, curves, answers"),
     "config": ("posttrain.cli.config", "run", "what a field is, schemas for editors, files of other tools"),
-    "doctor": ("posttrain.cli.doctor", "run", "versions, device and threads, and what is missing"),
+    "doctor": ("posttrain.cli.doctor", "run", "what this machine has, and what a recipe will need on it"),
 }
 
 _EXAMPLES = """\

@@ -18,7 +18,7 @@ one that was interrupted goes on; one whose fields or inputs changed runs anew, 
 
   RECIPE             a YAML file, or the name of a built-in recipe: {built_in}
   --only STAGE       run this stage alone, on what the earlier ones left
-  --estimate         run nothing: say what memory, time and disk it will take (posttrain doctor --recipe RECIPE)
+  --estimate         run nothing, say what memory, time and disk it will take: posttrain doctor --recipe
   stage.field=value  change a field of a stage; seed=1 and output_dir=DIR change the recipe's own
 
 Example:

@@ -160,7 +160,7 @@ def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tupl
         time=time,
         seconds={name: value for name, value in seconds.items() if value},
         memory=memory, parts=parts, fits=None if left is None else memory.estimate <= left,
-        not_estimated=_unknown(events, paced, bool(notes)),
+        not_estimated=_unknown(events, paced, plan, bool(notes)),
     )  # fmt: skip
 
 
@@ -214,6 +214,8 @@ def _memory(
         peak, base = float(last_one["gpu_peak"]), 0.0
     else:
         peak, base = float(last_one["peak"]), float(begin["resident"]) - parts["weights"] - parts["reference"]
+    if last(events, "saved") is None and composed["trained"] < composed["parameters"] and composed["device"] == "cpu":
+        peak = max(peak, base + held + composed["model_file"])  # an adapter is merged into a copy when all is over
     more = _growth(_steps_of_last(events), plan["steps"], begin["uses"])
     relative = FLOOR + UNSEEN * more / peak
     rest = max(0.0, peak - base - held)
@@ -276,7 +278,7 @@ def _by_arithmetic(known: dict[str, Any], composed: Event, error: Event | None, 
     )  # fmt: skip
 
 
-def _unknown(events: Sequence[Event], paced: Pace, stood_for: bool) -> tuple[str, ...]:
+def _unknown(events: Sequence[Event], paced: Pace, plan: Mapping[str, Any], stood_for: bool) -> tuple[str, ...]:
     """What the estimate leaves out, in sentences."""
     trial = last(events, "trial")
     said = []
@@ -286,6 +288,8 @@ def _unknown(events: Sequence[Event], paced: Pace, stood_for: bool) -> tuple[str
             said.append("how long the answers of the model are that does not exist yet: ask again when it does")
         if not trial["whole"]:
             said.append("the speed of a whole rollout: a smaller one was tried, which is slower for each answer")
+    if last(events, "saved") is None:
+        said.append("the time to write the model" + (" and checkpoints" if plan["checkpoints"] else ""))
     if paced.counted < 2:
         said.append("how much steps differ: only one was timed, give more --seconds")
     return tuple(said)

@@ -27,8 +27,8 @@ SAVED_BYTES = 2**30  # what is larger is not written for a trial
 LEARNING = 6  # floating-point operations a parameter and token: forward, and both products of the backward
 
 
-class OutOfTimeError(Exception):
-    """The time to try is over in the middle of a step."""
+class OutOfTime(BaseException):
+    """The time to try is over in the middle of a step: as TrialOver."""
 
 
 def main() -> None:
@@ -161,7 +161,7 @@ class _Trial:
     def _attempt(self, tell: Tell, batch: int, composed: Any, attempt: int) -> bool:
         """Whether a step was timed."""
         from posttrain.recipes.estimating.schedule import online
-        from posttrain.recipes.estimating.stopwatch import Stopwatch, peaks, size_of, skipped
+        from posttrain.recipes.estimating.stopwatch import Stopwatch, TrialOver, peaks, size_of, skipped
         from posttrain.recipes.methods import StageRun, run_method
 
         home = self.directory / f"run-{attempt}"
@@ -178,8 +178,11 @@ class _Trial:
                 steps.append(values["number"])
             tell(event, **values)
 
-        saves = composed.checkpoint < SAVED_BYTES and shutil.disk_usage(home.parent).free > 4 * composed.checkpoint
-        watch = Stopwatch(noting, cycle=cycle, seconds=self.task["seconds"], evaluates=judged is not None, saves=saves)
+        free = shutil.disk_usage(home.parent).free
+        saves, ends = (4 * size < free and size < SAVED_BYTES for size in (composed.checkpoint, composed.model_file))
+        watch = Stopwatch(
+            noting, cycle=cycle, seconds=self.task["seconds"], evaluates=judged is not None, saves=saves, ends=ends
+        )
         tell(
             "trial", batch=batch, cycle=cycle, whole=batch == self.plan.units, sampled=sampled, rows=len(chosen[0]),
             tokens=chosen[1],
@@ -192,7 +195,7 @@ class _Trial:
         try:
             run_method(self.task["method"], StageRun(fields=fields, directory=home, say=print, callbacks=[watch]))
             tell("saved", bytes=size_of(home / "model"), reference=(home / "reference").is_dir(), **peaks())
-        except OutOfTimeError:
+        except (OutOfTime, TrialOver):
             tell("stopped", seconds=time.perf_counter() - start, reference=(home / "reference").is_dir(), **peaks())
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -315,7 +318,7 @@ def write_rows(rows: list[Any], place: Path) -> str:
 
 
 def _ring(*_: Any) -> None:
-    raise OutOfTimeError
+    raise OutOfTime
 
 
 if __name__ == "__main__":

@@ -22,16 +22,22 @@ SURE = 0.03  # standard error of the mean time, of the mean
 Tell = Callable[..., None]
 
 
+class TrialOver(BaseException):
+    """Enough was seen: no error, so that nothing on its way takes it for one, and nothing after it is done."""
+
+
 class Stopwatch(TrainerCallback):
     """Tells of every step its seconds and tokens, and of an evaluation and a checkpoint what they took.
 
     `cycle` is the number of steps made of one rollout. With `evaluates` the loop evaluates twice, with `saves` it
-    writes two checkpoints.
+    writes two checkpoints. Without `ends` it raises TrialOver after the training, before a model is written.
     """
 
-    def __init__(self, tell: Tell, *, cycle: int, seconds: float, evaluates: bool, saves: bool) -> None:
+    def __init__(
+        self, tell: Tell, *, cycle: int, seconds: float, evaluates: bool, saves: bool, ends: bool = True
+    ) -> None:
         self._tell, self._cycle, self._seconds = tell, cycle, seconds
-        self._evaluates, self._saves = evaluates, saves
+        self._evaluates, self._saves, self._ends = evaluates, saves, ends
         self._evaluated = self._saved = 0
         self._mark = self._step = self._began = time.perf_counter()
         self._optimizer = self._optimizer_began = 0.0
@@ -95,6 +101,8 @@ class Stopwatch(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.detach()
         self._tell("trained", **peaks())
+        if not self._ends:
+            raise TrialOver
 
     def detach(self) -> None:
         """Takes the hooks away; the optimisers of this process are nobody's concern any more."""

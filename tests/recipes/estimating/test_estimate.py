@@ -45,7 +45,7 @@ def told(*steps: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
         {"event": "imported", "seconds": 5.0, "resident": 400 * MIB},
         {
             "event": "composed", "parts": parts, "available": 2000 * MIB, "device": "cpu", "model_file": 100 * MIB,
-            "checkpoint": 300 * MIB,
+            "checkpoint": 300 * MIB, "parameters": 10, "trained": 10,
         },
         {
             "event": "read", "seconds": 1.0, "rows": 800, "share": 1.0, "units": 800, "tokens": 80_000.0, "mean": 100.0,

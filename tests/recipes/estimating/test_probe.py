@@ -15,6 +15,7 @@ from posttrain.config.dpo import DPOConfig
 from posttrain.config.sft import SFTConfig
 from posttrain.data.trees import preference_trees, sft_trees
 from posttrain.errors import DataError
+from posttrain.recipes.estimating.estimate import from_events
 from posttrain.recipes.estimating.probe import try_stage, write_rows
 from posttrain.recipes.estimating.sizes import READERS, read_sizes
 
@@ -95,6 +96,18 @@ def test_what_is_larger_than_the_memory_is_counted_and_not_loaded(tmp_path: Path
     told = run(task(str(model), tmp_path), tmp_path)
     assert [entry["event"] for entry in told] == ["imported", "composed", "read"]
     assert told[1]["parts"]["weights"] > 10**13
+
+
+def test_what_is_large_is_not_written_for_a_trial(
+    tmp_path: Path, tiny_model_dir: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posttrain.recipes.estimating.probe.SAVED_BYTES", 1000)
+    told = run({**task(tiny_model_dir(), tmp_path), "seconds": 0.1}, tmp_path)
+    assert {entry["event"] for entry in told}.isdisjoint({"checkpoint", "saved"})
+    assert not list(tmp_path.rglob("run-0/**/*.safetensors"))
+    made = from_events(told, stage="s", method="sft", notes=())
+    assert made.status == "estimated"
+    assert any("time to write the model" in text for text in made.not_estimated)
 
 
 def test_a_trial_leaves_the_run_alone(tmp_path: Path, tiny_model_dir: Callable[..., str]) -> None:
