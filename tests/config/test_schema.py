@@ -34,7 +34,9 @@ def stage(text: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_subject_is_a_schema_of_its_draft(subject: str) -> None:
-    Draft202012Validator.check_schema(schema(subject))
+    found = schema(subject)
+    found.pop("$defs", None)  # those of the methods, which are looked at by themselves
+    Draft202012Validator.check_schema(found)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -114,7 +114,7 @@ KEYS: Mapping[str, Key] = {
                      "qlora_sharded_model_loading"), idle(_SPEED)),
     **dict.fromkeys(("loraplus_lr_ratio", "embedding_lr", "embedding_lr_scale", "lr_groups"), lost(_ONE_RATE)),
     "loraplus_lr_embedding": lost(_ONE_RATE, unless=(1e-6,)),
-    **dict.fromkeys(("relora", "relora_steps", "jagged_restart_steps", "unfrozen_parameters", "lisa_n_layers"),
+    **dict.fromkeys(("relora", "unfrozen_parameters"),
                     lost("all weights are trained, or a LoRA adapter (use_peft)")),
     # the step
     "micro_batch_size": to("per_device_train_batch_size"),
@@ -141,12 +141,16 @@ KEYS: Mapping[str, Key] = {
     "wandb_project": values.project("wandb"),
     "wandb_name": to("run_name"),
     "wandb_run_id": to("run_name"),
-    **dict.fromkeys(("wandb_entity", "wandb_watch", "wandb_log_model", "wandb_mode"),
-                    idle("wandb reads its own environment variables")),
+    "wandb_*": idle("wandb reads its own environment variables"),
+    "mlflow_*": idle("mlflow reads its own environment variables"),
+    **dict.fromkeys(("use_comet", "use_otel_metrics", "comet_*", "trackio_*"),
+                    lost("report_to names the trackers that there are")),
+    **dict.fromkeys(("gradio_*", "use_ray", "ray_*", "cloud*"), idle("it belongs to another way of starting")),
+    **dict.fromkeys(("use_pose", "pose_*", "lisa_*", "jagged_*", "relora_*", "qat*", "dion_*"), lost(
+        "it is a method of its own, and not here")),
     "use_mlflow": values.tracker("mlflow"),
     "mlflow_experiment_name": values.project("mlflow"),
     "mlflow_run_name": to("run_name"),
-    "mlflow_tracking_uri": idle("mlflow reads its own environment variables"),
     "use_tensorboard": values.tracker("tensorboard"),
     "hub_model_id": sets(lambda value, _: {"push_to_hub": True, "hub_model_id": value}),
     "hub_strategy": to("hub_strategy"),
@@ -166,12 +170,8 @@ KEYS: Mapping[str, Key] = {
     "activation_offloading": to("activation_offloading"),
     **dict.fromkeys(
         ("flash_attention", "xformers_attention", "sdp_attention", "s2_attention", "flex_attention", "eager_attention",
-         "attn_implementation", "flash_attn_cross_entropy", "flash_attn_rms_norm", "flash_attn_fuse_qkv",
-         "flash_attn_fuse_mlp", "flash_optimum", "unsloth_cross_entropy_loss", "unsloth_lora_mlp", "unsloth_lora_qkv",
-         "unsloth_lora_o", "unsloth_rms_norm", "unsloth_rope", "plugins", "liger_rope", "liger_rms_norm",
-         "liger_glu_activation",
-         "liger_layer_norm", "liger_swiglu", "liger_fused_linear_cross_entropy", "liger_cross_entropy",
-         "cut_cross_entropy", "low_cpu_mem_usage", "gc_steps", "device_map", "max_memory", "gpu_memory_limit"),
+         "attn_implementation", "flash_optimum", "plugins", "cut_cross_entropy", "low_cpu_mem_usage", "gc_steps",
+         "device_map", "max_memory", "gpu_memory_limit", "use_kernels", "flash_attn_*", "unsloth_*", "liger_*"),
         idle(_SPEED),
     ),
     **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "fsdp_final_state_dict_type", "fsdp_version",
@@ -198,6 +198,7 @@ KEYS: Mapping[str, Key] = {
     "trl.reward_funcs": sets(lambda value, _: {"reward_funcs": [values.function(name) for name in value]}),
     "trl": read_elsewhere(),
     "vllm": lost(_VLLM),
+    "trl.vllm_*": lost(_VLLM),
 }  # fmt: skip
 
 # Keys that mean the same under the same name, those below `trl:` without it.

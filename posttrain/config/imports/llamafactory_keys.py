@@ -125,19 +125,14 @@ KEYS: Mapping[str, Key] = {
          "use_fast_tokenizer", "use_kv_cache", "offload_folder"),
         idle(_SPEED),
     ),
-    **dict.fromkeys(("fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather"), lost("float8 is not offered")),
+    "fp8*": lost("float8 is not offered"),
     **dict.fromkeys(
-        ("image_max_pixels", "image_min_pixels", "image_do_pan_and_scan", "crop_to_patches", "video_max_pixels",
-         "video_min_pixels", "video_fps", "video_maxlen", "use_audio_in_video", "audio_sampling_rate", "media_dir",
-         "freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"),
+        ("crop_to_patches", "use_audio_in_video", "media_dir", "freeze_vision_tower", "freeze_multi_modal_projector",
+         "freeze_language_model"),
         idle(_IMAGES),
     ),
     **dict.fromkeys(("cache_dir", "hf_hub_token", "ms_hub_token", "om_hub_token"), idle(_HUB)),
-    **dict.fromkeys(
-        ("export_dir", "export_size", "export_device", "export_quantization_bit", "export_quantization_dataset",
-         "export_hub_model_id", "export_legacy_format"),
-        idle(_EXPORT),
-    ),
+    "export_*": idle(_EXPORT),
     # the data
     "dataset": read_elsewhere(),
     "eval_dataset": read_elsewhere(),
@@ -231,7 +226,12 @@ KEYS: Mapping[str, Key] = {
     "output_dir": read_elsewhere(),
     "resume_from_checkpoint": idle("posttrain run goes on with an interrupted stage by itself"),
     "use_swanlab": lost("report_to names the trackers that there are"),
-    "ray_run_name": lost("torchrun starts several processes"),
+    **dict.fromkeys(("swanlab_*", "galore_*", "apollo_*", "badam_*", "muon_*", "ray_*", "oft_*", "freeze_trainable_*"),
+                    idle("it belongs to a key that is listed, or asks for nothing by itself")),
+    "freeze_extra_modules": idle("it belongs to finetuning_type: freeze"),
+    "module_dropout": idle("it belongs to finetuning_type: oft"),
+    **dict.fromkeys(("vllm_*", "sglang_*"), idle(_ANSWERS)),
+    **dict.fromkeys(("image_*", "video_*", "audio_*"), idle(_IMAGES)),
 }  # fmt: skip
 
 

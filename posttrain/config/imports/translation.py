@@ -113,7 +113,8 @@ class Imported:
 def translate(given: File, table: Mapping[str, Key], *, passed: Collection[str], found: Imported) -> None:
     """Sorts every key of the file into fields, losses and what needs nothing.
 
-    `passed` are keys that mean the same here under the same name.
+    `passed` are keys that mean the same here under the same name. In the table `name*` stands for all keys that begin
+    so and are not known otherwise.
     """
     for name, value in given.items():
         key = table.get(name)
@@ -121,6 +122,10 @@ def translate(given: File, table: Mapping[str, Key], *, passed: Collection[str],
             continue
         if key is None and name in passed:
             key = to(name)
+        if key is None:
+            key = next(
+                (entry for start, entry in table.items() if start[-1] == "*" and name.startswith(start[:-1])), None
+            )
         if key is None:
             found.lost.append(Note(name=name, value=value, text=f"no key of {found.tool} that is known here"))
         elif key.sets is not None:
