@@ -108,10 +108,14 @@ class LoraFields(Config):
             return "all-linear"
         return [value] if isinstance(value, str) and value != "all-linear" else value
 
-    @field_validator("lora_target_parameters", "lora_modules_to_save", mode="before")
+    @field_validator(
+        "lora_target_parameters", "lora_modules_to_save", "lora_layers_to_transform", "lora_trainable_tokens",
+        mode="before",
+    )  # fmt: skip
     @classmethod
-    def _one_name(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value or None
+    def _one_of_a_list(cls, value: Any) -> Any:
+        one = isinstance(value, str | int) and not isinstance(value, bool)
+        return [value] if one else value or None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -175,6 +175,11 @@ class TrainingConfig(MachineConfig, ReportingConfig, CheckpointsConfig):
         """Whether the learning rate depends on a metric of the evaluation."""
         return self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
 
+    @field_validator("add_tokens", "add_special_tokens", mode="before")
+    @classmethod
+    def _one_token(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value else value
+
     def _settle(self) -> None:
         super()._settle()
         if self.eval_strategy == "steps" and self.eval_steps is None:
@@ -194,6 +199,8 @@ class TrainingConfig(MachineConfig, ReportingConfig, CheckpointsConfig):
                     name,
                     f"{name}={value!r} is neither a number of steps nor, below 1, a share of all steps",
                 )
+        if not self.do_train and not self.do_eval:
+            yield "do_train", "do_train=False and do_eval=False leave nothing to do; write do_eval=True to evaluate"
         if (self.optim == "galore_adamw") != (self.optim_target_modules is not None):
             yield (
                 "optim_target_modules",

@@ -180,7 +180,6 @@ def test_a_command_needs_model_and_data() -> None:
         ({"eval_dataset": "e.jsonl"}, "never used with eval_strategy='no'"),
         ({"load_in_4bit": True}, "quantised"),
         ({"model": " "}, "model is empty"),
-        ({"dataset_train_split": "train"}, "pass a file"),
     ],
 )
 def test_what_a_command_refuses(values: dict[str, object], message: str) -> None:
