@@ -26,7 +26,10 @@ def of_adapter(name: str, change: Any = lambda value: value) -> Key:
 def target(value: Any, given: File) -> dict[str, Any]:
     if not given.get("adapter") or given.get("lora_target_linear"):
         return {}
-    return {"lora_target_modules": [value] if isinstance(value, str) else value}
+    named = [value] if isinstance(value, str) else value
+    if any(sign in name for name in named for sign in "[(|*+\\"):
+        raise NotCarriedError("layers are named, not matched by a pattern; all-linear is every linear layer")
+    return {"lora_target_modules": named}
 
 
 def start(value: Any, given: File) -> dict[str, Any]:

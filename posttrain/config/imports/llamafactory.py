@@ -23,7 +23,19 @@ _ROLES = {
     "user_tag": ("human", "user"), "assistant_tag": ("gpt", "assistant"), "system_tag": ("system",),
     "observation_tag": ("observation", "tool"), "function_tag": ("function_call",),
 }  # fmt: skip
-_ABOUT = ("file_name", "hf_hub_url", "formatting", "ranking", "subset", "split", "columns", "tags", "num_samples")
+_ABOUT = (
+    "file_name",
+    "hf_hub_url",
+    "ms_hub_url",
+    "om_hub_url",
+    "formatting",
+    "ranking",
+    "subset",
+    "split",
+    "columns",
+    "tags",
+    "num_samples",
+)
 
 
 def from_llamafactory(given: File, source: str) -> Imported:

@@ -86,6 +86,7 @@ def test_a_key_becomes_the_field_that_means_the_same(
         ("adapter: llama-adapter", "adapter", "LoRA"),
         ("chat_template: command_a", "chat_template", "chat_template_path"),
         ("chat_template_jinja: '{% for m in messages %}'", "chat_template_jinja", "to a file"),
+        ("adapter: lora\nlora_target_modules: 'layers.[0-9]+.mlp.up_proj'", "lora_target_modules", "all-linear"),
         ("deepspeed: zero3.json", "deepspeed", "torchrun"),
         ("context_parallel_size: 4", "context_parallel_size", "torchrun"),
         ("lr_scheduler: rex", "lr_scheduler", "is not allowed"),
