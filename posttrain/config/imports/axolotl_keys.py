@@ -89,8 +89,8 @@ KEYS: Mapping[str, Key] = {
     "chat_template_jinja": sets(values.jinja),
     "default_system_message": lost("a system message is one of the rows' messages, or of the chat template"),
     **dict.fromkeys(
-        ("dataset_prepared_path", "dataset_processes", "dataset_num_proc", "dataset_keep_in_memory", "dataset_shard_num",
-         "dataset_shard_idx", "skip_prepare_dataset", "streaming", "remove_unused_columns"),
+        ("dataset_prepared_path", "dataset_processes", "dataset_num_proc", "dataset_keep_in_memory",
+         "dataset_shard_num", "dataset_shard_idx", "skip_prepare_dataset", "streaming", "remove_unused_columns"),
         idle(_CACHE),
     ),
     "push_dataset_to_hub": lost("data is not uploaded"),
