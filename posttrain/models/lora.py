@@ -139,7 +139,7 @@ def describe_adapter(model: PeftModel) -> str:
     if config.trainable_token_indices:
         some = config.trainable_token_indices
         count = len(next(iter(some.values())) if isinstance(some, dict) else some)
-        parts.append(f"the rows of {count} tokens")
+        parts.append(f"rows of tokens: {count}")
     return "; ".join(parts)
 
 

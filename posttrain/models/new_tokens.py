@@ -50,19 +50,22 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, *lists: Sequence[str] | None) -> 
     return sorted(vocabulary[name] for names in lists for name in names or ())
 
 
-def make_rows_for(model: Any, tokenizer: PreTrainedTokenizerBase, named: Sequence[int]) -> list[str]:
+def make_rows_for(
+    model: Any, tokenizer: PreTrainedTokenizerBase, named: Sequence[int], *, fresh: bool = True
+) -> list[str]:
     """`make_rows` for what `add_tokens` added last, and for those of the `named` ids that the model has no row for.
 
-    Raises ModelError for a model that has an adapter already.
+    Without `fresh` for the latter only. Raises ModelError for a model that has an adapter already.
     """
     rows = int(model.get_input_embeddings().weight.shape[0])
-    fresh = sorted({*getattr(tokenizer, FRESH, []), *(token for token in named if token >= rows)})
-    if fresh and isinstance(model, PeftModel):
+    added = getattr(tokenizer, FRESH, []) if fresh else []
+    wanted = sorted({*added, *(token for token in named if token >= rows)})
+    if wanted and isinstance(model, PeftModel):
         raise ModelError(
             "add_tokens, add_special_tokens: the model has an adapter, beside which no rows can be added. Merge it"
             " first: model = model.merge_and_unload()."
         )
-    return make_rows(model, fresh)
+    return make_rows(model, wanted)
 
 
 def row_owners(model: Any) -> list[nn.Module]:
@@ -93,8 +96,8 @@ def make_rows(model: Any, ids: Sequence[int]) -> list[str]:
             weight[rows] = weight[: len(known)].float().mean(dim=0).to(weight.dtype)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias[rows] = module.bias[: len(known)].float().mean().to(module.bias.dtype)
-    grown = f"; the model has {size:,} of them now" if size > before else ""
-    return [f"{len(ids)} new tokens start as the mean of the {len(known):,} rows before them{grown}"]
+    grown = f"; the model has {size:,} now" if size > before else ""
+    return [f"new tokens: {len(ids)}, whose rows start as the mean of the {len(known):,} rows before them{grown}"]
 
 
 def output_of(model: Any) -> Any:

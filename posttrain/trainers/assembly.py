@@ -134,11 +134,14 @@ def load_beside(
 
     `model_init_kwargs` is for those given by name or path. Raises ModelError and ConfigError that begin with `name`
     where the model has no room for the tokenizer's tokens or for the rows, with `room` for what is written after them.
+    Of tokens that the configuration adds, a model given by name or path gets the rows it lacks.
     """
     named = isinstance(model, str | os.PathLike)
     loaded = load_onto(
         model, device, config if named else config.model_copy(update={"model_init_kwargs": None}), load=load
     )
+    if named:  # a model of the caller's own is left as it is
+        make_rows_for(loaded, tokenizer, ids_of(tokenizer, config.add_tokens, config.add_special_tokens), fresh=False)
     try:
         check_vocabulary(tokenizer, loaded)
         check_positions(loaded, *rows, room=room)
@@ -196,6 +199,8 @@ def assemble(
     learner: Any = ScoreLearner(model) if scores else Learner(model)
     if not dropout:
         learner.switch_off_dropout()
+    if alpha := getattr(config, "neftune_noise_alpha", None):
+        learner.disturb_embeddings(alpha)
     if config.use_cache is not None:
         model.config.use_cache = config.use_cache
     if config.compiles:

@@ -26,7 +26,7 @@ Trees = TypeVar("Trees", TreeSet, WeighedSet)
 
 def check_ref_model(ref_model: Any, model: Any) -> None:
     """Raises for a reference that would change along, or a path that is not there, before anything is read."""
-    if ref_model is not None and ref_model is model:
+    if ref_model is not None and ref_model is model and not isinstance(model, str | os.PathLike):
         raise ConfigError(
             "ref_model is the very model that is trained: it would change along. Leave ref_model=None, "
             "which takes the model as it is now."

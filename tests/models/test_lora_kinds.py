@@ -185,7 +185,7 @@ def test_only_the_rows_of_the_tokens_named_change(tiny_model):
         ({"r": 4, "init_lora_weights": "pissa"}, "LoRA of rank 4, started by pissa, scaled by 2"),
         ({"r": 4, "rank_pattern": {"q_proj": 2}}, "of rank 2 to 4, scaled by 2 to 4"),
         ({"r": 4, "modules_to_save": ["lm_head"]}, "on 14 layers; whole: lm_head"),
-        ({"r": 4, "trainable_token_indices": [1, 2]}, "on 14 layers; the rows of 2 tokens"),
+        ({"r": 4, "trainable_token_indices": [1, 2]}, "on 14 layers; rows of tokens: 2"),
     ],
 )
 def test_the_start_says_what_is_trained(config, said, tiny_model):

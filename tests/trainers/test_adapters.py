@@ -256,6 +256,17 @@ def test_spare_rows_of_the_model_are_used(tmp_path):
     torch.testing.assert_close(rows[384], rows[:384].mean(dim=0))
 
 
+def test_a_reference_by_path_gets_the_rows_that_the_policy_begins_with(tmp_path, tiny_model_dir):
+    path = tiny_model_dir("qwen2")
+    rows = [{**pair, "chosen": f"{pair['chosen']}<end>"} for pair in PAIRS[:4]]
+    trainer = DPOTrainer(
+        model=path, ref_model=path, train_dataset=rows, peft_config=SMALL,
+        args=DPOConfig(**{**QUIET, "output_dir": str(tmp_path / "run"), "add_special_tokens": ["<end>"]}),
+    )  # fmt: skip
+    trainer.train()
+    assert logs(trainer)[0] == pytest.approx(0.6931471805599453, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
