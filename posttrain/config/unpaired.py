@@ -106,6 +106,8 @@ class BCOConfig(UnpairedConfig):
         "loss_type": "BCO has one loss; leave it out",
     }
 
+    adapter_factor: ClassVar[float] = 1  # TRL's default is an adapter's learning rate already
+
     learning_rate: float = option(5e-5, "Peak learning rate.", group="The step", ge=0)
     truncation_mode: Literal["keep_start", "keep_end"] = option(
         "keep_end", "Which end of a row that is too long stays.", group="Pairs"
