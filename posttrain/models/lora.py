@@ -24,7 +24,7 @@ from posttrain.models.lora_settings import (
     refuse_unmatched,
     settle_targets,
 )
-from posttrain.models.new_tokens import row_owners
+from posttrain.models.new_tokens import output_of, row_owners
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,13 @@ def _trained_rows(model: Any, config: LoraConfig, tokens: Sequence[int]) -> Any:
     targets = config.target_modules if not isinstance(config.target_modules, str) else ()
     named = [*(config.modules_to_save or ()), *(targets or ())]
     owners = [owner for owner in row_owners(model) if not is_named(model, owner, named)]
+    head = output_of(model)
+    if head is not None and getattr(head, "bias", None) is not None and not is_named(model, head, named):
+        path = next(path for path, part in model.named_modules() if part is head)
+        raise ConfigError(
+            f"the head of {type(model).__name__} has a bias, which peft leaves out where single rows of it are trained:"
+            f" train it whole, with modules_to_save=[{path!r}] (lora_modules_to_save on the command line)."
+        )
     paths = [next(path for path, part in model.named_modules() if part is owner) for owner in owners]
     return dict.fromkeys(paths, rows) or None
 

@@ -223,6 +223,19 @@ def test_kinds_that_an_architecture_cannot_have_are_refused(tiny_model):
         apply_lora(tiny_model("qwen2", **TIED), {"target_modules": ["lm_head"], "ensure_weight_tying": True})
 
 
+def test_rows_of_a_head_with_a_bias_are_trained_with_the_whole_head(tiny_model):
+    """peft computes the head without its bias where it trains rows of it."""
+    with pytest.raises(ConfigError, match=r"head of PhiForCausalLM has a bias.*modules_to_save=\['lm_head'\]"):
+        apply_lora(tiny_model("phi"), {"r": 2}, tokens=[3])
+    base = tiny_model("phi")
+    with torch.no_grad():
+        base.lm_head.bias.normal_()
+    before = logits(base)
+    adapted_one = apply_lora(base, {"r": 2, "modules_to_save": ["lm_head"]}, tokens=[3])
+    torch.testing.assert_close(logits(adapted_one), before)
+    assert adapted_one.peft_config["default"].trainable_token_indices == {"model.embed_tokens": [3]}
+
+
 def test_the_callers_lists_stay_as_they_were(tiny_model):
     config = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
     apply_lora(tiny_model("qwen2", **TIED), config)

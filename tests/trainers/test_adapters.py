@@ -22,6 +22,7 @@ from posttrain import (
 )
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.loading import load_model
+from posttrain.models.score_loading import load_score_model
 
 QUIET = {
     "use_cpu": True, "bf16": False, "num_threads": 1, "logging_steps": 1, "save_strategy": "no",
@@ -254,6 +255,25 @@ def test_spare_rows_of_the_model_are_used(tmp_path):
     rows = trainer.model.get_input_embeddings().weight
     assert rows.shape[0] == 400
     torch.testing.assert_close(rows[384], rows[:384].mean(dim=0))
+
+
+@pytest.mark.parametrize("kind", [None, SMALL])
+def test_a_reward_model_gets_new_tokens(tmp_path, kind):
+    rows = [{**pair, "chosen": f"{pair['chosen']}<end>"} for pair in PAIRS[:4]]
+    tokenizer = build_tokenizer()
+    trainer = RewardTrainer(
+        model=build_model("qwen2"), train_dataset=rows, peft_config=kind, processing_class=tokenizer,
+        args=RewardConfig(**{**QUIET, "output_dir": str(tmp_path / "run"), "add_special_tokens": ["<end>"]}),
+    )  # fmt: skip
+    start = trainer.model.get_input_embeddings().weight[384].detach().clone()
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    saved = load_score_model(tmp_path / "model", device="cpu")
+    assert saved.config.vocab_size == 385
+    assert (saved.get_input_embeddings().weight[384] != start).any()
+    row = torch.tensor([[5, 9, 384]])
+    with torch.no_grad():
+        torch.testing.assert_close(saved(row).logits, trainer.model(row).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_reference_by_path_gets_the_rows_that_the_policy_begins_with(tmp_path, tiny_model_dir):
