@@ -54,10 +54,13 @@ class CommandFields(DataFields, LoraFields):
         nothing = self.eval_dataset is None and self.dataset_test_split is None
         if nothing and (strategy != "no" or getattr(self, "eval_on_start", False)):
             yield "eval_strategy", f"eval_strategy={strategy!r} needs an eval_dataset"
-        if not nothing and strategy == "no" and not getattr(self, "eval_on_start", False):
+        asked = any(getattr(self, name, False) for name in ("eval_on_start", "do_eval"))
+        if nothing and getattr(self, "do_eval", False):
+            yield "do_eval", "do_eval=True needs an eval_dataset"
+        if not nothing and strategy == "no" and not asked:
             yield (
                 "eval_dataset",
-                "eval_dataset is never used with eval_strategy='no'; write eval_strategy=epoch or steps",
+                "eval_dataset is never used with eval_strategy='no'; write eval_strategy=epoch or steps, or do_eval",
             )
 
 

@@ -33,7 +33,7 @@ _LOSSES_THAT_READ = {"label_smoothing": ("robust", "exo_pair"), "discopop_tau": 
 class DPOConfig(PairConfig):
     """The fields of preference training, with TRL's names and defaults."""
 
-    renamed: ClassVar = names.DPO_RENAMED
+    renamed: ClassVar = {**names.DPO_RENAMED, **names.LISTED_LOSSES_RENAMED}
     fixed: ClassVar = names.DPO_FIXED
     no_effect: ClassVar = names.DPO_NO_EFFECT
     unsupported: ClassVar = names.DPO_UNSUPPORTED

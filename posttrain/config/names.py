@@ -49,6 +49,10 @@ def _group_by_length(value: Any) -> dict[str, Any]:
     return {"train_sampling_strategy": "group_by_length"} if value else {}
 
 
+def _rpo(value: Any) -> dict[str, Any]:
+    return {} if value is None else {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, value]}
+
+
 TRAINING_RENAMED: Mapping[str, Renamed] = {
     "no_cuda": now("use_cpu"),
     "evaluation_strategy": now("eval_strategy"),
@@ -190,15 +194,18 @@ DPO_RENAMED: Mapping[str, Renamed] = {
     "base_model_attribute_name": gone("logits are computed at trained positions only, for every model"),
 }
 
+# where the loss may be a weighted list
+LISTED_LOSSES_RENAMED: Mapping[str, Renamed] = {
+    "rpo_alpha": Renamed(
+        apply=_rpo, note='is an old name: write loss_type=["sigmoid", "sft"] and loss_weights=[1.0, alpha]'
+    ),
+}
+
 DPO_FIXED: Mapping[str, Fixed] = {
     **TRAINING_FIXED,
     "generate_during_eval": Fixed(values=(False,), reason="generate afterwards with test_model_with_questions"),
     "is_encoder_decoder": Fixed(values=(None, False), reason="only causal language models are trained"),
     "reference_free": Fixed(values=(False,), reason="the loss compares with a reference model; CPOConfig has none"),
-    "rpo_alpha": Fixed(
-        values=(None,),
-        reason='write loss_type=["sigmoid", "sft"] and loss_weights=[1.0, alpha], which is the same',
-    ),
     "use_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
     "use_num_logits_to_keep": Fixed(values=(True, False), reason="logits are computed at trained positions only"),
     "force_use_ref_model": Fixed(values=(False,), reason="pass ref_model, it is always used"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -306,6 +307,8 @@ def _train(trainer: Any, run: StageRun) -> StageOutcome:
 
     resume = getattr(run.fields, "resume_from_checkpoint", None) or (True if run.resume else None)
     trainer.named_tasks = TASKS
+    if not trainer.args.do_train:
+        return StageOutcome(outputs={"model": str(getattr(run.fields, "model", ""))}, summary=_evaluated(trainer, run))
     result = trainer.train(resume_from_checkpoint=resume)
     summary = {"steps": result.global_step, "loss": result.training_loss}
     if trainer.decision is not None:
@@ -314,7 +317,19 @@ def _train(trainer: Any, run: StageRun) -> StageOutcome:
             raise GateError(trainer.decision.sentence)
     directory = run.directory / "model"
     trainer.save_model(str(directory))
+    if trainer.args.do_eval:
+        summary |= _evaluated(trainer, run)
     return StageOutcome(outputs={"model": str(directory)}, summary=summary)
+
+
+def _evaluated(trainer: Any, run: StageRun) -> dict[str, float]:
+    """The metrics of the evaluation data, said and, where nothing was trained, written."""
+    metrics: dict[str, float] = trainer.evaluate()
+    run.say("evaluated: " + ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())))
+    if not trainer.args.do_train:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        (run.directory / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
+    return {name: value for name, value in metrics.items() if name != "eval_runtime"}
 
 
 def _with_samples(trained: StageOutcome, kept: bool, run: StageRun) -> StageOutcome:

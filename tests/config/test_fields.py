@@ -119,6 +119,7 @@ def test_names_without_effect_say_so(config: type[Config]) -> None:
         (SFTConfig, {"torch_dtype": "bfloat16"}, {"dtype": "bfloat16"}),
         (SFTConfig, {"overwrite_output_dir": True}, {}),
         (DPOConfig, {"max_prompt_length": 512, "max_completion_length": 256}, {}),
+        (DPOConfig, {"rpo_alpha": 0.5}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
     ],
 )
 def test_old_names_work_and_give_the_new_one(config: type[Config], old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -213,7 +214,9 @@ def test_a_wrong_value_under_an_old_name_names_the_old_one() -> None:
         (DPOConfig, {"label_smoothing": 0.1}, "an effect on robust and exo_pair only"),
         (DPOConfig, {"label_smoothing": 0.5, "loss_type": "robust"}, "below 0.5"),
         (DPOConfig, {"beta": 0}, "above 0"),
-        (DPOConfig, {"rpo_alpha": 1.0}, "loss_weights=[1.0, alpha]"),
+        (DPOConfig, {"sync_ref_model": True, "precompute_ref_log_probs": True}, "keep one"),
+        (DPOConfig, {"precompute_ref_log_probs": False, "precompute_ref_batch_size": 4}, "asked before training"),
+        (SFTConfig, {"do_train": False}, "leave nothing to do"),
         (DPOConfig, {"assistant_only_loss": True}, "belongs to SFT"),
         (RewardConfig, {"gate": "gate.yaml"}, "a reward model writes none"),
         (RewardConfig, {"drift_steps": 5}, "a reward model writes none"),
