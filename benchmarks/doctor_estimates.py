@@ -1,7 +1,6 @@
 """What `posttrain doctor` estimates and what the run then takes: `python -m benchmarks.doctor_estimates [CASE ...]`.
 
-Each case is estimated, then run with `posttrain run`, in processes of their own, one after the other. Nothing of the
-estimate was fitted to these cases.
+Each case is estimated, then run with `posttrain run`, in processes of their own, one after the other.
 """
 
 from __future__ import annotations
@@ -92,8 +91,8 @@ def dpo(home: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def grpo(home: Path) -> dict[str, Any]:
-    """A model that answers, on word problems."""
+def _taught(home: Path) -> dict[str, Any]:
+    """A model that answers, its word problems, and how they are judged."""
     from posttrain.cli.main import main
 
     data = _rows(home / "chat.jsonl", _embedded().chat_rows(seed=2, n=2000))
@@ -109,10 +108,61 @@ def grpo(home: Path) -> dict[str, Any]:
     main(["sft", *(word for pair in flags.items() for word in pair)])
     os.dup2(out, 1)
     return {
-        "method": "grpo", "model": str(home / "before" / "model"),
-        "train_dataset": _rows(home / "problems.jsonl", problems), "reward_funcs": ["final_answer"],
-        "num_generations": 8, "per_device_train_batch_size": 64, "max_completion_length": 64, "max_steps": 40,
-        "learning_rate": 1e-4, "bf16": False,
+        "model": str(home / "before" / "model"), "train_dataset": _rows(home / "problems.jsonl", problems),
+        "reward_funcs": ["final_answer"], "max_completion_length": 64, "learning_rate": 1e-4,
+    }  # fmt: skip
+
+
+def grpo(home: Path) -> dict[str, Any]:
+    """Eight answers to a problem, 64 a step."""
+    return {
+        "method": "grpo", **_taught(home), "num_generations": 8, "per_device_train_batch_size": 64, "max_steps": 40,
+        "bf16": False,
+    }  # fmt: skip
+
+
+def ppo(home: Path) -> dict[str, Any]:
+    """A rollout of 64 answers, passed over twice in two parts."""
+    return {
+        "method": "ppo", **_taught(home), "per_device_train_batch_size": 32, "num_mini_batches": 2,
+        "num_ppo_epochs": 2, "max_steps": 120,
+    }  # fmt: skip
+
+
+def packed(home: Path) -> dict[str, Any]:
+    """The embedded model on packs of its conversations."""
+    return {
+        "method": "sft", "model": _embedded().model_path(), "packing": True, "max_length": 256,
+        "train_dataset": _rows(home / "chat.jsonl", _embedded().chat_rows(seed=4, n=2400)), "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+    }  # fmt: skip
+
+
+def kto(home: Path) -> dict[str, Any]:
+    """The pairs taken apart, whose baseline is computed in each step."""
+    return {
+        "method": "kto", "model": _embedded().model_path(), "train_dataset": _chat_pairs(home, 700),
+        "num_train_epochs": 1, "per_device_train_batch_size": 16,
+    }  # fmt: skip
+
+
+def sft_large(home: Path) -> dict[str, Any]:
+    """Steps of 128 rows, of which a trial sees a part."""
+    return {
+        "method": "sft", "model": _random_model(home, "T"), "train_dataset": _words(home, 512, "short"),
+        "num_train_epochs": 1, "per_device_train_batch_size": 128, "bf16": False,
+    }  # fmt: skip
+
+
+def vocabulary(home: Path) -> dict[str, Any]:
+    """A vocabulary of 152,000 on a body of 512, so slow that a trial sees single rows."""
+    sizes = {
+        "vocab_size": 151_936, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True,
+    }  # fmt: skip
+    return {
+        "method": "sft", "model": _random_model(home, "qwen3", **sizes), "train_dataset": _words(home, 48, "short"),
+        "num_train_epochs": 1, "per_device_train_batch_size": 8, "save_strategy": "no",
     }  # fmt: skip
 
 
@@ -126,7 +176,9 @@ def _random_model(home: Path, name: str, **settings: Any) -> str:
     model = build_model(name, 0) if not settings else None
     if model is None:
         ends = {"bos_token_id": None, "eos_token_id": VOCABULARY - 1}
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, vocab_size=VOCABULARY, **ends, **settings))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(name, **{"vocab_size": VOCABULARY, **ends, **settings})
+        )
     model.save_pretrained(home / "model")
     build_tokenizer().save_pretrained(home / "model")
     return str(home / "model")
@@ -176,9 +228,13 @@ def reward(home: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-CASES: dict[str, Write] = {
+SEEN: dict[str, Write] = {
     "sft": sft, "dpo": dpo, "grpo": grpo, "sft-T": sft_t, "dpo-T-long": dpo_long, "gpt2-lora": lora, "reward": reward,
 }  # fmt: skip
+HELD_OUT: dict[str, Write] = {  # written when the doctor was, and looked at once
+    "ppo": ppo, "packed": packed, "kto": kto, "sft-T-large": sft_large, "sft-S": vocabulary,
+}  # fmt: skip
+CASES = {**SEEN, **HELD_OUT}
 
 
 def compare(name: str, write: Write) -> Outcome:

@@ -24,7 +24,14 @@ from posttrain.engine.step import Budget
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.heads import KEEP_BYTES
 from posttrain.models.learner import Learner
-from posttrain.models.loading import as_dtype, check_vocabulary, load_model, load_tokenizer, prepare_tokenizer
+from posttrain.models.loading import (
+    as_dtype,
+    check_vocabulary,
+    hub_options,
+    load_model,
+    load_tokenizer,
+    prepare_tokenizer,
+)
 from posttrain.models.lora import apply_lora, describe_adapter, trainable_parameters
 from posttrain.models.new_tokens import add_tokens, ids_of, make_rows_for
 from posttrain.models.quantisation import check_adapted, is_quantised
@@ -60,7 +67,8 @@ def resolve_tokenizer(model: Any, processing_class: Any, config: TrainingConfig)
             raise ModelError(
                 "the model was built in memory and does not say which tokenizer is its own: pass processing_class"
             )
-        tokenizer = load_tokenizer(name, trust_remote_code=config.trust_remote_code)
+        hub = hub_options(config.model_init_kwargs or {})
+        tokenizer = load_tokenizer(name, trust_remote_code=config.trust_remote_code, **hub)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(
             f"processing_class is a {type(tokenizer).__name__}; it must be a tokenizer of transformers, "
@@ -211,7 +219,7 @@ def assemble(
     precision = _precision(config, device, shape.hidden_size)
     runtime.autocast_dtype = precision.autocast
     runtime.loss_scale = LossScale() if config.fp16 else None
-    tokens = config.max_tokens_per_pass or _tokens_per_pass(device, shape.vocab_size)
+    tokens = config.max_tokens_per_pass or tokens_per_pass(device, shape.vocab_size)
     chosen = {
         "bf16": precision.dtype == torch.bfloat16,
         "dtype": _name(model.dtype),
@@ -262,7 +270,7 @@ def _precision(config: TrainingConfig, device: torch.device, hidden_size: int) -
     return fastest_precision(device, hidden_size)
 
 
-def _tokens_per_pass(device: torch.device, vocabulary: int) -> int:
+def tokens_per_pass(device: torch.device, vocabulary: int) -> int:
     """Tokens of one pass: on a CPU few enough that the head can keep their probabilities for the backward."""
     if device.type != "cpu":
         return CUDA_TOKENS_PER_PASS

@@ -13,6 +13,7 @@ from posttrain.recipes.estimating.probing import every, first, last
 FLOOR = 0.15  # what a trial of seconds cannot see: the machine's other work, rows that are not like those tried
 UNSEEN = 0.30  # of activations that were not reached in the trial
 SETTLED = 256  # steps after which a process has the memory that it will have
+SCALED, UNFILLED = 0.15, 0.4  # of steps with fewer passes than the run's, and of passes with fewer tokens
 COMPILED = 45.0  # passes of new lengths in which all but 1/e of the kernels were compiled that are kept
 SLOW = 3.0  # times the usual time of a token: something else on the machine, not the run
 STOOD_FOR = 3.0  # an untrained model's answers may be so much shorter or longer than the trained one's
@@ -148,7 +149,11 @@ def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tupl
     seconds = _seconds(events, read, plan, begin, trial, paced)
     memory, parts = _memory(events, composed, read, begin, trial, plan)
     total = sum(seconds.values())
-    relative = paced.relative + (0.0 if trial["whole"] else 0.15)
+    relative = paced.relative
+    if not trial["whole"]:
+        most = max(step["tokens"] for step in steps)
+        filled = trial["sampled"] or most >= 0.7 * (begin["uses"]["max_tokens_per_pass"] or most)
+        relative += SCALED if filled else UNFILLED
     time = Range.around(total, relative)
     if trial["sampled"] and notes:
         time = Range(estimate=total, low=total / STOOD_FOR, high=total * STOOD_FOR)
@@ -182,10 +187,13 @@ def _seconds(
     measured = [event["seconds"] for event in every(events, "evaluation")]
     judged = min(measured) if measured else 0.0
     forward = judged / max(1, trial["judged_tokens"])  # seconds a token without gradient
-    share = read["evaluated_units"] / max(1, trial["judged_units"])
+    of = "units" if trial["sampled"] else "tokens"  # an answer costs what it costs; a row that is there, its tokens
+    share = read[f"evaluated_{of}"] / max(1, trial[f"judged_{of}"])
     asked = (last(events, "saved") or last(events, "stopped") or {}).get("reference", False)
+    asking = trial["tokens"] + trial["judged_tokens"] if asked else 0  # while the trial was loaded, which bounds it
+    forward = min(forward, begin["seconds"] / asking) if asking else forward
     reference = forward * (read["tokens"] + read["evaluated_tokens"]) if asked else 0.0
-    loading = begin["seconds"] - (forward * (trial["tokens"] + trial["judged_tokens"]) if asked else 0.0)
+    loading = begin["seconds"] - forward * asking
     trained, saved = last(events, "trained"), last(events, "saved")
     written = [event["seconds"] for event in every(events, "checkpoint")]  # the first is slower
     imported = first(events, "imported")

@@ -14,13 +14,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 Tell = Callable[..., None]
 SPEED_SHARE = 0.4  # of the speed of bare products that a training step reaches at least
-STEPS = 5  # that must fit into the time
+STEPS, FEWEST = 6, 3  # that should, and that must fit into the time
 OTHERS = (16, 256)  # steps of other rows each, before they come again: lengths not seen before cost time and memory
 PASSES = 4  # of a step that is tried at most; a larger step is more of the same
 SAVED_BYTES = 2**30  # what is larger is not written for a trial
@@ -130,7 +130,7 @@ class _Trial:
     def run(self, tell: Tell, composed: Any, device: Any) -> None:
         """Tries; where not even two steps fit into the time, once more with as little as there is."""
         tokens = self._affordable(composed, device)
-        batch = self._batch(tokens / STEPS, device)
+        batch = self._batch(tokens, composed, device)
         self._others = tokens
         for attempt, size in enumerate(dict.fromkeys((batch, 1))):
             if self._attempt(tell, size, composed, attempt):
@@ -143,20 +143,20 @@ class _Trial:
 
         from posttrain.engine.throughput import product_rate
 
-        rate = product_rate(device, torch.float32, seconds=0.05) or 1e9
+        dtypes = [torch.float32] if self.command.bf16 is False else [torch.float32, torch.bfloat16]
+        rate = max(product_rate(device, dtype, seconds=0.05) or 1e9 for dtype in dtypes)
         return SPEED_SHARE * rate * float(self.task["seconds"]) / (LEARNING * float(composed.parameters))
 
-    def _batch(self, tokens: float, device: Any) -> int:
-        """Units of a step that is tried."""
+    def _batch(self, tokens: float, composed: Any, device: Any) -> int:
+        """Units of a step that is tried: of a whole pass where that can be, as an empty one has its price too."""
         from posttrain.recipes.estimating.schedule import online
-        from posttrain.trainers.assembly import CPU_TOKENS_PER_PASS, CUDA_TOKENS_PER_PASS
+        from posttrain.trainers.assembly import tokens_per_pass
 
         if online(self.command):
             return self.plan.units  # how fast a model writes depends on how many answers it writes at once
-        room = self.command.max_tokens_per_pass or (
-            CPU_TOKENS_PER_PASS if device.type == "cpu" else CUDA_TOKENS_PER_PASS
-        )
-        return max(1, min(self.plan.units, round(min(tokens, PASSES * room) / self.train.mean)))
+        room = self.command.max_tokens_per_pass or tokens_per_pass(device, composed.vocabulary)
+        step = max(min(tokens / STEPS, PASSES * room), min(tokens / FEWEST, room))
+        return max(1, min(self.plan.units, round(step / self.train.mean)))
 
     def _attempt(self, tell: Tell, batch: int, composed: Any, attempt: int) -> bool:
         """Whether a step was timed."""
@@ -221,8 +221,7 @@ class _Trial:
         rest = batches[1:]
         random.Random(0).shuffle(rest)
         chosen = [i for numbers in [batches[0], *rest[: steps - 1]] for i in numbers]
-        rows = list(dict.fromkeys(row for i in chosen for row in units[i].rows))
-        return rows, sum(units[i].tokens for i in chosen)
+        return with_all_of(units, chosen)
 
     def _judged(self, batch: int) -> tuple[list[int], int, Any] | None:
         """Rows to evaluate on, their tokens, and whose they are; of the training data where there are no others."""
@@ -236,8 +235,7 @@ class _Trial:
         order = list(range(len(of.parts)))
         random.Random(1).shuffle(order)
         chosen = order[: max(batch, 2) * max(1, round(len(order) / len(of.units)))]
-        rows = list(dict.fromkeys(row for i in chosen for row in of.parts[i].rows))
-        return rows, sum(of.parts[i].tokens for i in chosen), of
+        return *with_all_of(of.parts, chosen), of
 
     def _fields(self, batch: int, chosen: Any, judged: Any, home: Path) -> Any:
         """The stage's fields for the trial: its rows, nothing shown, sent or kept."""
@@ -301,6 +299,12 @@ def _of_the_run() -> set[str]:
     from posttrain.config.reporting import ReportingConfig
 
     return {name for part in (CheckpointsConfig, ReportingConfig, DataFields) for name in part.model_fields}
+
+
+def with_all_of(units: Sequence[Any], chosen: Sequence[int]) -> tuple[list[int], int]:
+    """The rows of the chosen units, and the tokens of all units made of these rows: a pair may give two."""
+    rows = dict.fromkeys(row for i in chosen for row in units[i].rows)
+    return list(rows), sum(unit.tokens for unit in units if rows.keys() >= set(unit.rows))
 
 
 def write_rows(rows: list[Any], place: Path) -> str:

@@ -76,7 +76,7 @@ def test_time_is_that_of_tokens_and_updates() -> None:
     made = from_events(told(*SEEN), stage="s", method="sft", notes=())
     # 1 second for 800 tokens; 80,000 tokens; 100 updates of 0.1 s; the first two steps took 1.9 and 0.9 s more
     assert made.seconds["steps"] == pytest.approx(100.0 + 10.0 + 1.9 + 0.9)
-    # 40 units where 10 took half a second, twice; three checkpoints, the first of them slow
+    # 4,000 tokens where 1,000 took half a second, twice; three checkpoints, the first of them slow
     assert made.seconds["evaluation"] == pytest.approx(2 * 0.5 * 4)
     assert made.seconds["checkpoints"] == pytest.approx(0.9)
     assert made.seconds["saving"] == pytest.approx(0.4)

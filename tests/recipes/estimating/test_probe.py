@@ -16,8 +16,8 @@ from posttrain.config.sft import SFTConfig
 from posttrain.data.trees import preference_trees, sft_trees
 from posttrain.errors import DataError
 from posttrain.recipes.estimating.estimate import from_events
-from posttrain.recipes.estimating.probe import try_stage, write_rows
-from posttrain.recipes.estimating.sizes import READERS, read_sizes
+from posttrain.recipes.estimating.probe import try_stage, with_all_of, write_rows
+from posttrain.recipes.estimating.sizes import READERS, Unit, read_sizes
 
 ROWS = [{"prompt": f"What is {n}?", "completion": " " + "It is so. " * (n % 5 + 1)} for n in range(40)]
 
@@ -70,6 +70,17 @@ def test_rows_that_json_cannot_hold_are_kept_otherwise(tmp_path: Path) -> None:
 
     day = datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)
     assert load_rows(write_rows([{"day": day}], tmp_path / "dated"))[0]["day"] == day
+
+
+def test_a_pair_taken_apart_counts_with_both_its_answers() -> None:
+    units = [
+        Unit(rows=(0,), tokens=5),
+        Unit(rows=(0,), tokens=7),
+        Unit(rows=(1,), tokens=11),
+        Unit(rows=(2, 3), tokens=1),
+    ]
+    assert with_all_of(units, [1]) == ([0], 12)
+    assert with_all_of(units, [2, 3]) == ([1, 2, 3], 12)
 
 
 def task(model: str, tmp_path: Path, **values: Any) -> dict[str, Any]:
