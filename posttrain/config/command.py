@@ -10,7 +10,7 @@ from posttrain.config.data_fields import DATA_RENAMED, DataFields
 from posttrain.config.dpo import DPOConfig
 from posttrain.config.grpo import GRPOConfig
 from posttrain.config.lora import LoraFields
-from posttrain.config.names import Fixed, synonym
+from posttrain.config.names import Fixed, Renamed, synonym
 from posttrain.config.offline_rl import OfflineRLConfig
 from posttrain.config.ppo import PPOConfig
 from posttrain.config.reference_free import CPOConfig, ORPOConfig
@@ -27,13 +27,13 @@ _LORA_ONLY = "it belongs to another kind of adapter; LoRA is what is offered"
 
 _RENAMED = {
     "model_name_or_path": synonym("model"),
+    "model_revision": Renamed(apply=lambda value: {"model_init_kwargs": {"revision": value}}),
     **DATA_RENAMED,
 }
 _FIXED = {
     "lora_task_type": Fixed(values=("CAUSAL_LM",), reason=_LORA_ONLY),
 }
 _UNSUPPORTED = {
-    "model_revision": "write model_init_kwargs.revision=...",
     "attn_implementation": "rows are laid out as a forest, whose attention is its own; leave it out",
 }
 _OTHER_REWARDS = {

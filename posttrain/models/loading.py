@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,14 +30,13 @@ from posttrain.models.locating import (
 )
 from posttrain.models.lora import embedding_rows
 from posttrain.models.new_tokens import rows_for_adapter
+from posttrain.models.pretrained import pretrained
 from posttrain.models.quantisation import is_quantised, quantisation
 from posttrain.models.stopping import set_stop_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PAD_NAMES = ("<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|finetune_right_pad_id|>", "<unk>")
 BYTES_PER_PARAMETER = 16  # weights, gradients and AdamW's two moments in float32
-
-T = TypeVar("T")
 
 
 def load_model_and_tokenizer(
@@ -49,7 +47,7 @@ def load_model_and_tokenizer(
     Prints what it chose. `init_kwargs` are those of `load_model` and of transformers' `from_pretrained`.
     """
     trust = bool(init_kwargs.pop("trust_remote_code", False))
-    tokenizer = load_tokenizer(model_name, trust_remote_code=trust)
+    tokenizer = load_tokenizer(model_name, trust_remote_code=trust, **hub_options(init_kwargs))
     if use_gpu and (device := accelerator()) is None:
         raise ModelError("use_gpu=True, but torch sees no GPU here. Use use_gpu=False, or install torch for your GPU.")
     init_kwargs.setdefault("device", device if use_gpu else "cpu")
@@ -62,26 +60,34 @@ def load_model_and_tokenizer(
     return model, tokenizer
 
 
-def load_tokenizer(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, **hub: Any
+) -> PreTrainedTokenizerBase:
     """The tokenizer in the directory or of that name, as it is; `prepare_tokenizer` fills in what it lacks.
 
-    An adapter directory without one gives its base model's. Raises ModelError where there is none.
+    An adapter directory without one gives its base model's. `hub` are `hub_options`. Raises ModelError where there is
+    none.
     """
     directory = local_directory(name_or_path)
     if directory is not None and not has_tokenizer(directory):
         if (directory / "adapter_config.json").exists():
-            return load_tokenizer(adapter_base(directory), trust_remote_code=trust_remote_code)
+            return load_tokenizer(adapter_base(directory), trust_remote_code=trust_remote_code, **hub)
         raise ModelError(
             f"{str(directory)!r} has no tokenizer (tokenizer.json). Save one into it with"
             " tokenizer.save_pretrained(directory), or give another as processing_class."
         )
     name = str(directory or name_or_path)
     tokenizer = pretrained(
-        name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     )
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
         raise ModelError(f"the tokenizer of {name!r} has no vocabulary but its special tokens: files are missing.")
     return tokenizer
+
+
+def hub_options(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the keywords of `from_pretrained` that say which files are meant: they hold for the tokenizer, too."""
+    return {name: init_kwargs[name] for name in ("revision", "cache_dir", "token") if name in init_kwargs}
 
 
 def load_model(
@@ -119,7 +125,10 @@ def load_model(
     if directory is not None:
         check_model_directory(directory)
     name = str(directory or name_or_path)
-    config = pretrained(name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
+    hub = hub_options(init_kwargs)
+    config = pretrained(
+        name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    )
     check_architecture(name, config, trust_remote_code=trust_remote_code)
     place = torch.device(device or accelerator() or "cpu")
     asked = dtype if dtype is not None else init_kwargs.pop("dtype", init_kwargs.pop("torch_dtype", None))
@@ -268,47 +277,6 @@ def choose_dtype(config: PreTrainedConfig, device: torch.device) -> torch.dtype:
     _, total = torch.cuda.mem_get_info(device)
     fits = parameters * BYTES_PER_PARAMETER < 0.6 * total  # the rest is for activations
     return torch.float32 if fits or not torch.cuda.is_bf16_supported() else torch.bfloat16
-
-
-def pretrained(name: str, what: str, load: Callable[[], T]) -> T:
-    """What `load` returns; what goes wrong in transformers' `from_pretrained` becomes a ModelError in plain words."""
-    try:
-        return load()
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the {what} {name!r} cannot be loaded: {_reason(name, error)}") from error
-
-
-def _reason(name: str, error: Exception) -> str:
-    text = str(error)
-    cause = type(error.__cause__).__name__
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    if cause in ("LocalEntryNotFoundError", "OfflineModeIsEnabled") or "couldn't connect" in text:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
-        return (
-            f"there is no directory of that name{near_directory(Path(name))}, it is not in the local cache, and {why}."
-            " Download it where there is a network (hf download NAME), or give the path of a model directory."
-        )
-    if cause in ("RepositoryNotFoundError", "HFValidationError") or "is not a valid model identifier" in text:
-        return (
-            f"there is neither a directory nor a model on the hub of that name{near_directory(Path(name))}."
-            " Look at the spelling; a private model needs `hf auth login`."
-        )
-    if cause == "GatedRepoError" or "gated repo" in text:
-        return "its owner asks for consent. Accept the terms on its page and log in with `hf auth login`."
-    if "trust_remote_code" in text:
-        return "it brings its own Python code. Read that code, and if you trust it set trust_remote_code=True."
-    if "model type" in text and "does not recognize" in text:
-        return f"{first} Set trust_remote_code=True if it brings its own code, or install a newer transformers."
-    if isinstance(error, SafetensorError):
-        return f"a weights file is broken ({first}). Copy or download it again."
-    if isinstance(error, RuntimeError) and "mismatched" in text:
-        return "its weights have other shapes than its config.json (or model_init_kwargs) says."
-    if isinstance(error, TypeError) and "unexpected keyword" in text:
-        return f"{first}. Look at model_init_kwargs: the model does not know this setting."
-    return first
 
 
 def accelerator() -> str | None:

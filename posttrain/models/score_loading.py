@@ -28,11 +28,12 @@ from posttrain.models.loading import (
     as_dtype,
     check_architecture,
     choose_dtype,
+    hub_options,
     load_model,
-    pretrained,
 )
 from posttrain.models.locating import check_model_directory, local_directory, read_json
 from posttrain.models.new_tokens import rows_for_adapter
+from posttrain.models.pretrained import pretrained
 from posttrain.models.quantisation import is_quantised, quantisation
 from posttrain.models.quiet import no_load_report
 
@@ -67,7 +68,10 @@ def load_score_model(
     if directory is not None:
         check_model_directory(directory)
     name = str(directory or name_or_path)
-    config = pretrained(name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
+    hub = hub_options(init_kwargs)
+    config = pretrained(
+        name, "model", lambda: AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    )
     _check(name, config, trust_remote_code)
     place = torch.device(device or accelerator() or "cpu")
     asked = config.get_text_config().dtype or torch.float32 if dtype == "auto" else dtype

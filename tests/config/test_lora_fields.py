@@ -105,6 +105,12 @@ def test_quantised_weights_are_asked_of_transformers():
     assert command("--use_peft").training().model_init_kwargs is None
 
 
+def test_model_revision_is_handed_to_transformers():
+    assert command("--model_revision", "v1").training().model_init_kwargs == {"revision": "v1"}
+    with pytest.raises(ConfigError, match="contradicts model_init_kwargs"):
+        command("--model_revision", "v1", "model_init_kwargs.revision=v2")
+
+
 def test_a_reward_model_trains_its_head_beside_what_is_named():
     settings = command("--use_peft", "--lora_modules_to_save", "embed_tokens", kind=RewardCommand).peft_settings()
     assert settings["modules_to_save"] == ["score", "embed_tokens"]

@@ -248,3 +248,19 @@ def test_vocabulary_larger_than_the_model(tiny_tokenizer, tiny_model):
 def test_tokenizer_of_another_model(tiny_tokenizer, tiny_model):
     with pytest.raises(ModelError, match=r"embeds only 300 tokens"):
         prepare_tokenizer(tiny_tokenizer, tiny_model("llama", vocab_size=300))
+
+
+def test_a_revision_is_that_of_config_weights_and_tokenizer(tiny_model, tiny_tokenizer, tmp_path):
+    """In a cache as the hub's client lays it out, where the main revision is another architecture."""
+    repository = tmp_path / "models--some--one"
+    for name, arch, commit in (("main", "gpt2", "a" * 40), ("v1", "qwen2", "b" * 40)):
+        snapshot = repository / "snapshots" / commit
+        tiny_model(arch, vocab_size=400).save_pretrained(snapshot)
+        tiny_tokenizer.save_pretrained(snapshot)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+        tiny_tokenizer.add_tokens(["<of v1>"])
+    for revision, arch in (("main", "gpt2"), ("v1", "qwen2")):
+        model, tokenizer = load_model_and_tokenizer("some/one", cache_dir=str(tmp_path), revision=revision)
+        assert model.config.model_type == arch
+        assert ("<of v1>" in tokenizer.get_vocab()) == (revision == "v1")
