@@ -107,7 +107,7 @@ def load_onto(
         dtypes = [options.pop(name) for name in ("dtype", "torch_dtype") if name in options]
         if dtypes and config.dtype is not None:
             raise ConfigError(f"dtype={config.dtype!r} and model_init_kwargs say the number type twice")
-        if placed := [name for name in ("device", "device_map") if name in options]:
+        if placed := [name for name in ("device", "device_map") if options.pop(name, None) is not None]:
             raise ConfigError(f"model_init_kwargs[{placed[0]!r}]: the device follows from use_cpu and the processes")
         model = load(
             model,

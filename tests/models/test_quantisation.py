@@ -76,6 +76,14 @@ def test_quantised_weights_are_trained_by_an_adapter_only(tmp_path):
     trainer({"r": 2}).train()
 
 
+def test_what_scripts_pass_for_weights_as_they_are_changes_nothing(tmp_path, tiny_model_dir):
+    path, nothing = tiny_model_dir("qwen2"), {"quantization_config": None, "device_map": None}
+    args = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    SFTTrainer(model=path, args=SFTConfig(**args, model_init_kwargs=nothing), train_dataset=ROWS)
+    with pytest.raises(ConfigError, match="the device follows from use_cpu"):
+        SFTTrainer(model=path, args=SFTConfig(**args, model_init_kwargs={"device_map": "auto"}), train_dataset=ROWS)
+
+
 def test_the_adapter_alone_is_saved_and_merged_on_request(tmp_path, tiny_model_dir):
     path = tiny_model_dir("qwen2")
     model = apply_lora(load_model(path, device="cpu"), {"r": 2, "init_lora_weights": False})
