@@ -15,6 +15,7 @@ UNSEEN = 0.30  # of activations that were not reached in the trial
 SETTLED = 256  # steps after which a process has the memory that it will have
 SCALED, UNFILLED = 0.15, 0.4  # of steps with fewer passes than the run's, and of passes with fewer tokens
 COMPILED = 45.0  # passes of new lengths in which all but 1/e of the kernels were compiled that are kept
+ENOUGH = 12  # steps after which a trial shows by itself how that settles
 SLOW = 3.0  # times the usual time of a token: something else on the machine, not the run
 STOOD_FOR = 3.0  # an untrained model's answers may be so much shorter or longer than the trained one's
 
@@ -252,9 +253,13 @@ def _growth(steps: Sequence[Event], planned: int, uses: Mapping[str, Any]) -> fl
     if uses.get("bf16") and uses.get("device") == "cpu":
         room = uses.get("max_tokens_per_pass") or 1
         each = statistics.fmean(max(1, math.ceil(step["tokens"] / room)) for step in steps)
-        shown = 1 - math.exp(-(seen - 1) * each / COMPILED)
-        grown = steps[-1][name] - steps[0][name]
-        return grown / shown * (1 - math.exp(-(planned - 1) * each / COMPILED)) - grown
+        half, peaks = seen // 2, [float(step[name]) for step in steps]
+        early, late = peaks[half - 1] - peaks[0], peaks[-1] - peaks[half - 1]
+        shrinks = math.exp(-half * each / COMPILED)  # how much less each half adds than the one before
+        if seen >= ENOUGH and early > 0:
+            shrinks = min(shrinks, max(0.05, late / early))
+        left = (planned - seen) / half  # halves that are to come
+        return late * shrinks / (1 - shrinks) * (1 - shrinks**left)
     if seen >= SETTLED:
         return 0.0
     doubling = steps[-1][name] - steps[seen // 2 - 1][name]

@@ -132,8 +132,19 @@ def test_kernels_for_new_lengths_settle() -> None:
     events[4]["uses"] |= {"bf16": True, "device": "cpu"}
     made = from_events(events, stage="s", method="sft", notes=())
     assert made.memory is not None
-    # seven passes of 45 showed 1 - exp(-7/45) = 0.1441 of it, which was 140 MiB; 99 passes show 0.8892
-    assert made.memory.estimate / MIB == pytest.approx(900 + 140 * (0.8892 / 0.1441 - 1), rel=1e-3)
+    # the last four steps added 80 MiB, the next four add exp(-4/45) = 0.9149 of it, and so on 23 times
+    more = sum(80 * 0.9149**n for n in range(1, 24))
+    assert made.memory.estimate / MIB == pytest.approx(900 + more, rel=1e-3)
+
+
+def test_kernels_that_settle_sooner_are_seen_to() -> None:
+    peaks = [800, 840, 860, 870, 880, 890, 900, 905, 910, 915, 920, 925]
+    events = told(*(step(n + 1, 1.0, 800, peak=peak) for n, peak in enumerate(peaks)))
+    events[4]["uses"] |= {"bf16": True, "device": "cpu"}
+    made = from_events(events, stage="s", method="sft", notes=())
+    assert made.memory is not None
+    # 90 MiB in the first six steps, 35 in the next: 35/90 of it in each six that follow
+    assert made.memory.estimate / MIB == pytest.approx(900 + 35 * (35 / 90) / (1 - 35 / 90), rel=1e-3)
 
 
 def test_rollouts_are_taken_whole() -> None:
