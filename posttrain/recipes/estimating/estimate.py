@@ -8,31 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from posttrain.recipes.estimating.probing import every, first, last
+from posttrain.recipes.estimating.interval import FLOOR, Range
+from posttrain.recipes.estimating.peak import peak_memory
+from posttrain.recipes.estimating.probing import every, first, last, steps_of_last_trial
 
-FLOOR = 0.15  # what a trial of seconds cannot see: the machine's other work, rows that are not like those tried
-UNSEEN = 0.30  # of activations that were not reached in the trial
-SETTLED = 256  # steps after which a process has the memory that it will have
 SCALED, UNFILLED = 0.15, 0.4  # of steps with fewer passes than the run's, and of passes with fewer tokens
-COMPILED = 45.0  # passes of new lengths in which all but 1/e of the kernels were compiled that are kept
-ENOUGH = 12  # steps after which a trial shows by itself how that settles
 SLOW = 3.0  # times the usual time of a token: something else on the machine, not the run
 STOOD_FOR = 3.0  # an untrained model's answers may be so much shorter or longer than the trained one's
 
 Event = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """An estimate with the interval that it is expected in."""
-
-    estimate: float
-    low: float
-    high: float
-
-    @classmethod
-    def around(cls, estimate: float, relative: float) -> Range:
-        return cls(estimate=estimate, low=estimate * max(0.0, 1 - relative), high=estimate * (1 + relative))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +125,14 @@ def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tupl
         known["tokens"] = plan["total"] * read["mean"]
     known["disk"] = _disk(composed, last(events, "checkpoint"), last(events, "saved"), plan)
     trial, begin = last(events, "trial"), last(events, "begin")
-    steps = _steps_of_last(events)
+    steps = steps_of_last_trial(events)
     if trial is None or begin is None or not steps:
         return _by_arithmetic(known, composed, error, tried=trial is not None)
     said = last(events, "said")
     known["uses"] = {**begin["uses"], **({} if said is None else {"layout": said["layout"]})}
     paced = pace(trial, steps, plan, read["mean"])
     seconds = _seconds(events, read, plan, begin, trial, paced)
-    memory, parts = _memory(events, composed, read, begin, trial, plan)
+    memory, parts = peak_memory(events, composed, read, begin, trial, plan)
     total = sum(seconds.values())
     relative = paced.relative
     if not trial["whole"]:
@@ -168,17 +152,6 @@ def from_events(events: Sequence[Event], *, stage: str, method: str, notes: tupl
         memory=memory, parts=parts, fits=None if left is None else memory.estimate <= left,
         not_estimated=_unknown(events, paced, plan, bool(notes)),
     )  # fmt: skip
-
-
-def _steps_of_last(events: Sequence[Event]) -> list[Event]:
-    """The steps of the last trial that had any."""
-    trials: list[list[Event]] = []
-    for event in events:
-        if event["event"] == "trial":
-            trials.append([])
-        elif event["event"] == "step" and trials:
-            trials[-1].append(event)
-    return next((steps for steps in reversed(trials) if steps), [])
 
 
 def _seconds(
@@ -209,61 +182,6 @@ def _seconds(
         + max(0, plan["checkpoints"] - len(written)) * min(written, default=0.0),
         "saving": saved["at"] - trained["at"] if saved is not None and trained is not None else 0.0,
     }
-
-
-def _memory(
-    events: Sequence[Event], composed: Event, read: Event, begin: Event, trial: Event, plan: Mapping[str, Any]
-) -> tuple[Range, dict[str, float]]:
-    """Bytes at the peak, and what they are for; what the trial did not reach is added."""
-    last_one = last(events, "saved") or last(events, "trained") or last(events, "stopped") or last(events, "step")
-    assert last_one is not None
-    parts: dict[str, float] = dict(composed["parts"])
-    held = sum(parts.values())
-    if composed["device"] != "cpu":
-        peak, base = float(last_one["gpu_peak"]), 0.0
-    else:
-        peak, base = float(last_one["peak"]), float(begin["resident"]) - parts["weights"] - parts["reference"]
-    if last(events, "saved") is None and composed["trained"] < composed["parameters"] and composed["device"] == "cpu":
-        peak = max(peak, base + held + composed["model_file"])  # an adapter is merged into a copy when all is over
-    more = _growth(_steps_of_last(events), plan["steps"], begin["uses"])
-    relative = FLOOR + UNSEEN * more / peak
-    rest = max(0.0, peak - base - held)
-    if not trial["whole"]:
-        most = max((step["tokens"] for step in every(events, "step")), default=1)
-        room = begin["uses"]["max_tokens_per_pass"] or most
-        if most < room and most < plan["units"] * read["mean"]:
-            reached = min(room, plan["units"] * read["mean"])
-            more += rest * (reached / most - 1)
-            relative = FLOOR + UNSEEN * more / (peak + more)
-    unread = read["bytes"] * (1 / read["share"] - 1) if composed["device"] == "cpu" else 0.0
-    parts = {"program and data": max(0.0, base) + unread, **parts, "activations and buffers": rest + more}
-    return Range.around(peak + more + unread, relative), {name: value for name, value in parts.items() if value}
-
-
-def _growth(steps: Sequence[Event], planned: int, uses: Mapping[str, Any]) -> float:
-    """Bytes that the peak will still rise by.
-
-    On a CPU bfloat16 products are compiled for each length of a pass that was not seen before, and as many are kept as
-    have room; what a trial saw of that is the beginning of a curve that settles. Else memory that comes back in pieces
-    lets a process grow with the logarithm of its steps.
-    """
-    seen, name = len(steps), "gpu_peak" if steps and steps[-1]["gpu_peak"] else "peak"
-    if seen < 4 or planned <= seen:
-        return 0.0
-    if uses.get("bf16") and uses.get("device") == "cpu":
-        room = uses.get("max_tokens_per_pass") or 1
-        each = statistics.fmean(max(1, math.ceil(step["tokens"] / room)) for step in steps)
-        half, peaks = seen // 2, [float(step[name]) for step in steps]
-        early, late = peaks[half - 1] - peaks[0], peaks[-1] - peaks[half - 1]
-        shrinks = math.exp(-half * each / COMPILED)  # how much less each half adds than the one before
-        if seen >= ENOUGH and early > 0:
-            shrinks = min(shrinks, max(0.05, late / early))
-        left = (planned - seen) / half  # halves that are to come
-        return late * shrinks / (1 - shrinks) * (1 - shrinks**left)
-    if seen >= SETTLED:
-        return 0.0
-    doubling = steps[-1][name] - steps[seen // 2 - 1][name]
-    return max(0.0, doubling * math.log2(min(planned, SETTLED) / seen))
 
 
 def _disk(composed: Event, checkpoint: Event | None, saved: Event | None, plan: Mapping[str, Any]) -> dict[str, float]:

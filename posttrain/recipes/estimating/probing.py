@@ -71,6 +71,17 @@ def every(events: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, A
     return [event for event in events if event["event"] == name]
 
 
+def steps_of_last_trial(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The steps of the last trial that had any."""
+    trials: list[list[Mapping[str, Any]]] = []
+    for event in events:
+        if event["event"] == "trial":
+            trials.append([])
+        elif event["event"] == "step" and trials:
+            trials[-1].append(event)
+    return next((steps for steps in reversed(trials) if steps), [])
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """Kills the process and those it started."""
     with contextlib.suppress(ProcessLookupError):

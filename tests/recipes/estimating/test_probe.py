@@ -16,8 +16,9 @@ from posttrain.config.sft import SFTConfig
 from posttrain.data.trees import preference_trees, sft_trees
 from posttrain.errors import DataError
 from posttrain.recipes.estimating.estimate import from_events
-from posttrain.recipes.estimating.probe import try_stage, with_all_of, write_rows
+from posttrain.recipes.estimating.probe import try_stage
 from posttrain.recipes.estimating.sizes import READERS, Unit, read_sizes
+from posttrain.recipes.estimating.trial import with_all_of, write_rows
 
 ROWS = [{"prompt": f"What is {n}?", "completion": " " + "It is so. " * (n % 5 + 1)} for n in range(40)]
 
@@ -112,7 +113,7 @@ def test_what_is_larger_than_the_memory_is_counted_and_not_loaded(tmp_path: Path
 def test_what_is_large_is_not_written_for_a_trial(
     tmp_path: Path, tiny_model_dir: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("posttrain.recipes.estimating.probe.SAVED_BYTES", 1000)
+    monkeypatch.setattr("posttrain.recipes.estimating.trial.SAVED_BYTES", 1000)
     told = run({**task(tiny_model_dir(), tmp_path), "seconds": 0.1}, tmp_path)
     assert {entry["event"] for entry in told}.isdisjoint({"checkpoint", "saved"})
     assert not list(tmp_path.rglob("run-0/**/*.safetensors"))
