@@ -19,4 +19,7 @@ class PairConfig(DatasetConfig):
     truncation_mode: Literal["keep_start", "keep_end"] = option(
         "keep_start", "Which end of a row that is too long stays.", group=PAIRS
     )
+    long_rows: Literal["cut", "drop", "error"] = option(
+        "cut", "What becomes of pairs longer than max_length: cut, dropped and counted, or an error.", group=PAIRS
+    )
     pad_token: str | None = option(None, "Padding for generation; none = the tokenizer's.", group=PAIRS)

@@ -29,6 +29,11 @@ class SFTConfig(DatasetConfig):
     truncation_mode: Literal["keep_start", "keep_end"] = option(
         "keep_start", "Which end of a row that is too long stays.", group=_ROWS
     )
+    long_rows: Literal["cut", "drop", "split", "error"] = option(
+        "cut",
+        "What becomes of rows longer than max_length: cut, dropped and counted, split into several, or an error.",
+        group=_ROWS,
+    )
     dataset_text_field: str = option("text", "Column of plain text.", group=_ROWS)
     completion_only_loss: bool | None = option(
         None,
@@ -44,9 +49,6 @@ class SFTConfig(DatasetConfig):
         None,
         "{skip_prepare_dataset: true}: rows are tokens (input_ids, labels), taken as they are.",
         group=_ROWS,
-    )
-    dataset_num_proc: int | None = option(
-        None, "Processes that render and tokenise rows side by side; none = this one.", group=_ROWS, ge=1
     )
     shuffle_dataset: bool = option(
         False, "Shuffle the rows once, by the seed, before anything is packed or ordered.", group=_ROWS
@@ -66,7 +68,10 @@ class SFTConfig(DatasetConfig):
         False, "Say at the start what the batches, which never have padding, save against padded ones.", group=_ROWS
     )
     chat_template_path: str | None = option(
-        None, "A Jinja file or a tokenizer's directory whose chat template is used.", group=_ROWS
+        None,
+        "A chat template: a Jinja file, a tokenizer's directory or name, or chatml, llama3, gemma, phi3, zephyr, "
+        "mistral, vicuna, alpaca or plain.",
+        group=_ROWS,
     )
     eos_token: str | None = option(None, "End of a sequence; none = the tokenizer's.", group=_ROWS)
     pad_token: str | None = option(None, "Padding for generation; none = the tokenizer's.", group=_ROWS)
@@ -78,10 +83,6 @@ class SFTConfig(DatasetConfig):
     label_smoothing_factor: float = option(
         0.0, "Share of a token's loss that is the mean over the whole vocabulary.", group="The step", ge=0, lt=1
     )
-    neftune_noise_alpha: float | None = option(
-        None, "Scale of the noise on the embeddings in training (NEFTune; 5 to 15); none = none.", group="The step",
-        ge=0,
-    )  # fmt: skip
 
     @field_validator("loss_type", mode="before")
     @classmethod
@@ -98,6 +99,14 @@ class SFTConfig(DatasetConfig):
             )
         if (self.packing or self.eval_packing) and self.max_length is None:
             yield "packing", "packing=True fills packs of max_length tokens; max_length=none sets no size"
+        if self.long_rows != "cut" and self.max_length is None:
+            yield "long_rows", f"long_rows={self.long_rows} is about rows longer than max_length, which is none"
+        if self.long_rows != "cut" and self.packing and self.packing_strategy != "bfd":
+            yield (
+                "long_rows",
+                f"long_rows={self.long_rows} has no effect with packing_strategy={self.packing_strategy}, which cuts "
+                "rows by itself; leave one out",
+            )
         if self.packing_strategy != "bfd" and not (self.packing or self.eval_packing):
             yield (
                 "packing_strategy",

@@ -10,13 +10,15 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from posttrain.data.demonstrations import Demonstrations, conversation_of, text_ids, what_is_trained
+from posttrain.data.demonstrations import Demonstrations, what_is_trained
 from posttrain.data.formats import Content, Example, Format, Task, detect, examples, ignored_columns
 from posttrain.data.loading import Rows, load_rows
+from posttrain.data.long_rows import LongRows, Policy
 from posttrain.data.messages import shown_messages
 from posttrain.data.per_source import Share, per_source
+from posttrain.data.preferences import Preferences
 from posttrain.data.processes import in_processes
-from posttrain.data.rendering import Rendered, Renderer, Trained, common_prefix, counted_notes
+from posttrain.data.rendering import Rendered, common_prefix, counted_notes
 from posttrain.data.report import DataReport, Tally
 from posttrain.data.tokenised import TOKENISED, is_tokenised, tokenised_sequence, what_of_tokens
 from posttrain.errors import ConfigError, DataError
@@ -59,6 +61,7 @@ def sft_trees(
     assistant_only_loss: bool | None = None,
     completion_only_loss: bool | None = None,
     dataset_text_field: str = "text",
+    long_rows: Policy = "cut",
     prepared: bool = False,
     processes: int | None = None,
     name: str = "train_dataset",
@@ -70,17 +73,20 @@ def sft_trees(
     `assistant_only_loss=False` trains every token of a conversation (TRL's default), or of its completion.
     Under a chat template that renders a turn differently once others follow, a tree has a leaf for each turn. Rows with
     `input_ids` are taken as they are; with `prepared` all must be such rows, and none is cut. `processes` read others
-    side by side. Turns with a weight other than 1 give their leaf the column `weight`.
+    side by side. Turns with a weight other than 1 give their leaf the column `weight`. `long_rows` says what becomes of
+    rows longer than `max_length`.
     Raises DataError for rows that cannot be understood, and if no row is left.
     """
     _check(max_length, truncation_mode)
     rows = load_rows(rows, name=name)
     turns_only = assistant_only_loss if assistant_only_loss is not None else completion_only_loss is not False
     tally, trees, kept, notes, counted = Tally(), [], [], set(rows.notes), Counter[str]()
+    limit = None if prepared else max_length
+    long = LongRows(long_rows, limit)
     if is_tokenised(rows[0]):
         form = TOKENISED
         masked = completion_only_loss is not False
-        stream = _tokenised(rows, vocabulary=len(tokenizer), completion_only=masked)
+        stream = _tokenised(rows, vocabulary=len(tokenizer), completion_only=masked, long=long)
     elif prepared:
         raise DataError(
             f"{rows.where(0)} has the columns {', '.join(map(str, rows[0]))} and no 'input_ids', but "
@@ -89,11 +95,13 @@ def sft_trees(
     else:
         form = detect(rows, task="SFT", text_field=dataset_text_field)
         read = Demonstrations(tokenizer, turns_only=turns_only, completion_only=completion_only_loss)
-        stream = _demonstrated(_chunks(rows, form, tokenizer, notes), read, processes or 1, counted)
-    limit = None if prepared else max_length
+        stream = _demonstrated(_chunks(rows, form, tokenizer, notes), read, processes or 1, counted, long)
     for row, place, sequences in stream:
         if not sequences:
             tally.drop(EMPTY, place)
+            continue
+        if long.drops(sequences, place):
+            tally.drop(LONGER, place)
             continue
         cut = [c for sequence in sequences if (c := _truncate(sequence, limit, truncation_mode))]
         if not cut:
@@ -103,7 +111,7 @@ def sft_trees(
         made = _branch(cut)
         trees += made
         kept += [row] * len(made)
-    notes.update(counted_notes(counted))
+    notes.update([*counted_notes(counted), *long.notes()])
     trained = what_of_tokens(list(rows[0]), completion_only_loss is not False)
     if form is not TOKENISED:
         trained = what_is_trained(
@@ -133,7 +141,9 @@ def preference_trees(
     *,
     max_length: int | None,
     truncation_mode: Truncation | None = "keep_start",
+    long_rows: Literal["cut", "drop", "error"] = "cut",
     train_after_stop: bool = False,
+    processes: int | None = None,
     purpose: str = "DPO",
     name: str = "train_dataset",
 ) -> TreeSet:
@@ -142,19 +152,25 @@ def preference_trees(
     Trained are the assistant's turns of the completions, each with the token that ends it;
     `train_after_stop=True` trains the whole completions, with the white space that a template writes after the
     end of a turn, as TRL does. `truncation_mode="keep_end"` cuts the prompt from the left for both leaves
-    alike, by what the longer one needs, and None cuts nothing: a pair with a row that is too long is dropped. Rows
-    whose answers are equal or empty are dropped and counted.
+    alike, by what the longer one needs, and None cuts nothing: a pair with a row that is too long is dropped, as
+    it is with `long_rows="drop"`. Rows whose answers are equal or empty are dropped and counted. `processes` read
+    rows side by side.
     Raises DataError as `sft_trees` does.
     """
     _check(max_length, truncation_mode)
     rows = load_rows(rows, name=name)
     form = detect(rows, task="DPO")
-    renderer, tally = Renderer(tokenizer), Tally()
+    read, counted = Preferences(tokenizer, after_stop=train_after_stop), Counter[str]()
+    tally, long = Tally(), LongRows(long_rows, max_length)
     trees: list[Segment] = []
     kept: list[int] = []
     notes: set[str] = set(rows.notes)
-    for chunk in _chunks(rows, form, tokenizer, notes):
-        for example, pair in zip(chunk, _pairs(renderer, chunk, train_after_stop)):
+    for chunk, (pairs, more) in in_processes(read, _chunks(rows, form, tokenizer, notes), processes or 1):
+        counted.update(more)
+        for example, pair in zip(chunk, pairs):
+            if long.drops(pair, example.place):
+                tally.drop(LONGER, example.place)
+                continue
             tree = _pair_tree(pair, max_length, truncation_mode)
             if isinstance(tree, str):
                 tally.drop(tree, example.place)
@@ -166,7 +182,6 @@ def preference_trees(
             tally.truncated += too_long
             trees.append(tree)
             kept.append(example.row)
-    counted = renderer.counted
     if counted["rewritten"]:
         notes.add("The chat template rewrites history: of several answers in a completion the last is trained.")
     if counted["weighted"]:
@@ -218,7 +233,7 @@ def _chunks(rows: Rows, form: Format, tokenizer: Any, notes: set[str]) -> Iterat
 
 
 def _demonstrated(
-    chunks: Iterator[list[Example]], read: Demonstrations, processes: int, counted: Counter[str]
+    chunks: Iterator[list[Example]], read: Demonstrations, processes: int, counted: Counter[str], long: LongRows
 ) -> Iterator[tuple[int, str, list[Rendered]]]:
     """The number, the place and the sequences of each row, read in so many processes."""
     for chunk, (found, more) in in_processes(read, chunks, processes):
@@ -226,37 +241,25 @@ def _demonstrated(
         for example, sequences in zip(chunk, found):
             if processes > 1:  # what came from another process shares no number yet
                 sequences = [replace(one, tokens=read.renderer.interned(one.tokens)) for one in sequences]
-            yield example.row, example.place, sequences
+            for piece in long.pieces(sequences, example, lambda part: read([part])[0][0]):
+                yield example.row, example.place, piece
 
 
-def _tokenised(rows: Rows, *, vocabulary: int, completion_only: bool) -> Iterator[tuple[int, str, list[Rendered]]]:
+def _tokenised(
+    rows: Rows, *, vocabulary: int, completion_only: bool, long: LongRows
+) -> Iterator[tuple[int, str, list[Rendered]]]:
     """The same of rows that hold tokens."""
     for index, row in enumerate(rows):
         place = rows.where(index)
         if not is_tokenised(row):
             raise DataError(f"{place} has no 'input_ids', which the first row has; give all rows as tokens, or none.")
         found = tokenised_sequence(row, place, vocabulary=vocabulary, completion_only=completion_only)
-        yield index, place, [found] if found.trained else []
+        for piece in long.pieces([found] if found.trained else []):
+            yield index, place, piece
 
 
 def _is_text(rows: Rows, form: Format) -> bool:
     return isinstance(form.read(rows[0])[1][0], str)
-
-
-def _pairs(renderer: Renderer, chunk: Sequence[Example], after_stop: bool) -> list[tuple[Rendered, ...]]:
-    """The chosen and the rejected sequence of each example; fewer where there is nothing to train."""
-    result: list[list[Rendered]] = [[] for _ in chunk]
-    sides = [(i, side) for i, example in enumerate(chunk) for side in range(len(example.completions))]
-    chats = [(i, side) for i, side in sides if not isinstance(chunk[i].completions[side], str)]
-    conversations = [conversation_of(chunk[i], side) for i, side in chats]
-    trained: Trained = "completion" if after_stop else "turns"
-    for (i, _), conversation, sequences in zip(chats, conversations, renderer.conversations(conversations, trained)):
-        result[i] += sequences[-1:] if conversation.turns() else []
-    texts = [(i, text) for i, e in enumerate(chunk) for text in e.completions if isinstance(text, str) and text.strip()]
-    pieces = [(str(chunk[i].prompt or ""), text) for i, text in texts]
-    for (i, _), ids, start in zip(texts, *text_ids(renderer, pieces)):
-        result[i].append(Rendered(tokens=ids, trained=[(start, len(ids))]))
-    return [tuple(pair) for pair in result]
 
 
 def _pair_tree(pair: Sequence[Rendered], max_length: int | None, mode: Truncation | None) -> Segment | str:

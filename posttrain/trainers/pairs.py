@@ -28,8 +28,9 @@ def assemble_pairs(
         if dataset is None:
             return None
         return preference_trees(
-            dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode, name=name
-        )
+            dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
+            long_rows=config.long_rows, processes=config.dataset_num_proc, name=name,
+        )  # fmt: skip
 
     train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
     assembled = assemble(

@@ -60,8 +60,9 @@ class SFTTrainer(Trainer):
                 rows = load_rows([{config.dataset_text_field: formatting_func(row)} for row in plain], name=name)
             found = sft_trees(
                 rows, tokenizer, max_length=None if packing and whole_rows else config.max_length,
-                truncation_mode=config.truncation_mode, long_rows=config.long_rows, assistant_only_loss=config.assistant_only_loss,
-                completion_only_loss=config.completion_only_loss, dataset_text_field=config.dataset_text_field,
+                truncation_mode=config.truncation_mode, long_rows=config.long_rows,
+                assistant_only_loss=config.assistant_only_loss, completion_only_loss=config.completion_only_loss,
+                dataset_text_field=config.dataset_text_field,
                 prepared=bool((config.dataset_kwargs or {}).get("skip_prepare_dataset")),
                 processes=config.dataset_num_proc, name=name,
             )  # fmt: skip
