@@ -35,28 +35,31 @@ def start_problem(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """The learning rate that was chosen for an adapter, and a sentence that says so."""
+    """The learning rate of an adapter, and a sentence on why it is that."""
 
     chosen: float
-    notes: list[str]
+    why: str
 
 
-def adapter_learning_rate(config: Any) -> LearningRate | None:
-    """The learning rate of an adapter where the configuration leaves it open; None where it is set or stays.
+def adapter_learning_rate(config: Any, *, usual: bool) -> LearningRate | None:
+    """The learning rate of an adapter where the configuration leaves it open; None where it is set.
 
     Adapters want about ten times the rate of full fine-tuning, whatever their rank (Schulman et al., LoRA Without
-    Regret, 2025; QLoRA, arXiv:2305.14314, uses 1e-4 to 2e-4). A configuration whose own default is an adapter's rate
-    has `adapter_factor` 1.
+    Regret, 2025; QLoRA, arXiv:2305.14314, uses 1e-4 to 2e-4). That was found for the `usual` scale and start. One that
+    is scaled by alpha / √r, or begins as a part of the weights, moves the weights about as far as full fine-tuning does,
+    and so stays at its rate. A configuration whose own default is an adapter's rate has `adapter_factor` 1.
     """
-    factor = type(config).adapter_factor
-    if "learning_rate" in config.model_fields_set or factor == 1:
+    if "learning_rate" in config.model_fields_set:
         return None
-    chosen = float(f"{factor * config.learning_rate:.6g}")
-    note = (
-        f"learning_rate {chosen:g}, {factor:g} times the {config.learning_rate:g} of full fine-tuning, as adapters "
-        "want; set learning_rate to choose"
-    )
-    return LearningRate(chosen=chosen, notes=[note])
+    default, factor = config.learning_rate, type(config).adapter_factor if usual else 1
+    chosen = float(f"{factor * default:.6g}")
+    if factor != 1:
+        why = f"{factor:g} times the {default:g} of full fine-tuning, as adapters want"
+    elif usual:
+        why = "the default, which is an adapter's"
+    else:
+        why = "that of full fine-tuning, as this kind of adapter wants"
+    return LearningRate(chosen=chosen, why=f"learning_rate {chosen:g}, {why}; set learning_rate to choose")
 
 
 class LoraFields(Config):

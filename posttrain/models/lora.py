@@ -131,6 +131,12 @@ def _trained_rows(model: Any, config: LoraConfig, tokens: Sequence[int]) -> Any:
     return dict.fromkeys(paths, rows) or None
 
 
+def is_usual(model: PeftModel) -> bool:
+    """Whether the adapter is scaled by alpha / r and begins beside the weights, not as a part of them."""
+    config: Any = model.peft_config[active_adapter(model)]
+    return not config.use_rslora and not changes_base(config)
+
+
 def describe_adapter(model: PeftModel) -> str:
     """A sentence on the adapter that is trained: its kind, rank, scale and place."""
     name = active_adapter(model)

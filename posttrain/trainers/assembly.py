@@ -32,7 +32,7 @@ from posttrain.models.loading import (
     load_tokenizer,
     prepare_tokenizer,
 )
-from posttrain.models.lora import apply_lora, describe_adapter, trainable_parameters
+from posttrain.models.lora import apply_lora, describe_adapter, is_usual, trainable_parameters
 from posttrain.models.new_tokens import add_tokens, ids_of, make_rows_for
 from posttrain.models.quantisation import check_adapted, is_quantised
 from posttrain.models.score_loading import load_score_model, score_model_of, settle_pad_token
@@ -229,9 +229,9 @@ def assemble(
     }
     if isinstance(model, PeftModel):
         notes.append(describe_adapter(model))
-        if (rate := adapter_learning_rate(config)) is not None:
+        if (rate := adapter_learning_rate(config, usual=is_usual(model))) is not None:
             chosen["learning_rate"] = rate.chosen
-            notes += rate.notes
+            notes.append(rate.why)
     computed = precision.dtype if precision.autocast else model.dtype
     notes += [
         str(trainable_parameters(model)),

@@ -34,9 +34,9 @@ def test_an_adapter_with_a_new_token_is_trained_said_and_handed_on(
     said = capsys.readouterr().out
     assert "new tokens: 1, whose rows start as the mean of the 384 rows before them; the model has 385 now" in said
     assert "LoRA of rank 4, started by pissa, scaled by 8, on 7 layers; rows of tokens: 1" in said
-    assert "learning_rate 0.0002, 10 times the 2e-05 of full fine-tuning" in said
+    assert "learning_rate 2e-05, that of full fine-tuning, as this kind of adapter wants" in said
     settings = yaml.safe_load(Path("out/config.yaml").read_text())
-    assert (settings["learning_rate"], settings["add_tokens"]) == (2e-4, ["<think>"])
+    assert (settings["learning_rate"], settings["add_tokens"]) == (2e-5, ["<think>"])
 
     merged = AutoModelForCausalLM.from_pretrained("out/model", dtype=torch.float32)
     assert len(AutoTokenizer.from_pretrained("out/model")) == merged.config.vocab_size == 385

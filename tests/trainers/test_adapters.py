@@ -150,6 +150,12 @@ def test_an_adapter_is_trained_with_ten_times_the_default_learning_rate(tmp_path
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["learning_rate"] == 2e-4
 
 
+@pytest.mark.parametrize("kind", [STARTS["pissa"], STARTS["olora"], {"use_rslora": True}])
+def test_kinds_that_move_the_weights_as_far_as_full_training_keep_its_learning_rate(tmp_path, capsys, kind):
+    assert sft(tmp_path, None, SMALL | kind).args.learning_rate == 2e-5
+    assert "learning_rate 2e-05, that of full fine-tuning, as this kind of adapter wants" in capsys.readouterr().out
+
+
 def test_a_learning_rate_that_is_set_stays(tmp_path, capsys):
     assert sft(tmp_path, None, SMALL, learning_rate=2e-5).args.learning_rate == 2e-5
     assert sft(tmp_path).args.learning_rate == 2e-5  # of all weights
