@@ -23,6 +23,13 @@ class DatasetConfig(TrainingConfig):
     dataloader_prefetch_factor: int | None = option(
         None, "Batches laid out ahead by each of these threads; none = 2.", group=_DATA, ge=1
     )
+    dataset_num_proc: int | None = option(
+        None, "Processes that render and tokenise rows side by side; none = this one.", group=_DATA, ge=1
+    )
+    neftune_noise_alpha: float | None = option(
+        None, "Scale of the noise on the embeddings in training (NEFTune; 5 to 15); none = none.", group="The step",
+        ge=0,
+    )  # fmt: skip
     ignore_data_skip: bool = option(
         False, "A resumed run begins its epoch anew instead of where it stood.", group=_DATA
     )

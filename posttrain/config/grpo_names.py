@@ -27,12 +27,16 @@ ROLLOUT_FIXED: Mapping[str, Fixed] = {
     "bf16_full_eval": Fixed(values=(False,), reason=_GRADED),
     "fp16_full_eval": Fixed(values=(False,), reason=_GRADED),
     "batch_eval_metrics": Fixed(values=(False,), reason=_GRADED),
+    "neftune_noise_alpha": Fixed(
+        values=(None, 0, 0.0), reason="completions are drawn without noise, and trained on as they were drawn"
+    ),
 }
 ROLLOUT_NO_EFFECT: Mapping[str, str] = {
     "per_device_eval_batch_size": "rollout_batch_size says how many completions are decoded at once",
     "eval_do_concat_batches": _GRADED,
     "include_for_metrics": _GRADED,
     "length_column_name": _NO_ROWS,
+    "dataset_num_proc": "prompts are tokenised in batches by one process, which is fast enough",
     "dataloader_num_workers": _NO_ROWS,
     "dataloader_prefetch_factor": _NO_ROWS,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from posttrain.data.loading import Rows, load_rows
@@ -48,7 +49,13 @@ class RewardedSet:
 
 
 def reward_trees(
-    rows: Any, tokenizer: Any, *, max_length: int | None, reward_column: str | None = None, name: str = "train_dataset"
+    rows: Any,
+    tokenizer: Any,
+    *,
+    max_length: int | None,
+    reward_column: str | None = None,
+    processes: int | None = None,
+    name: str = "train_dataset",
 ) -> RewardedSet:
     """A tree for each prompt: its answers are the leaves, each trained with the token that ends it.
 
@@ -69,7 +76,7 @@ def reward_trees(
     kept = [index for index, reward in enumerate(rewards) if reward is not None]
     if not kept:
         raise DataError(f"{rows.source}: none of its {len(rows):,} rows was judged; every {column!r} is null.")
-    read = answers_of_samples if by_tokens else answers_of_rows
+    read = answers_of_samples if by_tokens else partial(answers_of_rows, processes=processes)
     answers, base = read(rows, kept, rewards, tokenizer, max_length, tally, column)
     trees, judged = _assemble(answers, rows)
     remedy = f"Give answers that are not empty, or a larger max_length (it is {max_length})."

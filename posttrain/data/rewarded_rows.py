@@ -100,12 +100,12 @@ def _number(value: Any) -> float | None:
 
 def answers_of_rows(
     rows: Rows, kept: Sequence[int], rewards: Sequence[float | None], tokenizer: Any, max_length: int | None,
-    tally: Tally, column: str,
+    tally: Tally, column: str, processes: int | None = None,
 ) -> tuple[list[Answer], dict[str, Any]]:  # fmt: skip
     """The answers of rows of text or messages, read and cut as SFT reads them."""
     plain = [as_demonstration(rows[i], (column, "unjudged"), rows.where(i)) for i in kept]
     part = Part(name=rows.name, path=rows.path, records=plain, whole=rows, kept=kept)
-    made = sft_trees(part, tokenizer, max_length=max_length)
+    made = sft_trees(part, tokenizer, max_length=max_length, processes=processes)
     for reason, dropped in made.report.dropped.items():
         tally.dropped[reason] = (dropped.count, list(dropped.first))
     tally.truncated = made.report.truncated

@@ -60,8 +60,9 @@ class OfflineRLTrainer(Trainer):
             if dataset is None:
                 return None
             return reward_trees(
-                dataset, tokenizer, max_length=config.max_length, reward_column=config.reward_column, name=name
-            )
+                dataset, tokenizer, max_length=config.max_length, reward_column=config.reward_column,
+                processes=config.dataset_num_proc, name=name,
+            )  # fmt: skip
 
         rewarded, measured = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
         tapered = OFFLINE_LOSSES[config.loss_type].tapered

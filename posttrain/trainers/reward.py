@@ -53,7 +53,9 @@ class RewardTrainer(Trainer):
         tokenizer = resolve_tokenizer(model, processing_class, config)
 
         def read(dataset: Any, name: str) -> TreeSet | None:
-            return None if dataset is None else scored_pairs(dataset, tokenizer, config.max_length, name=name)
+            if dataset is None:
+                return None
+            return scored_pairs(dataset, tokenizer, config.max_length, processes=config.dataset_num_proc, name=name)
 
         train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
         assembled = assemble(
@@ -78,7 +80,14 @@ class RewardTrainer(Trainer):
         return self._held_out.latest if self._held_out is not None else None
 
 
-def scored_pairs(dataset: Any, tokenizer: Any, max_length: int | None, *, name: str = "train_dataset") -> TreeSet:
+def scored_pairs(
+    dataset: Any,
+    tokenizer: Any,
+    max_length: int | None,
+    *,
+    processes: int | None = None,
+    name: str = "train_dataset",
+) -> TreeSet:
     """The dataset's pairs as trees whose answers are scored at their last token, with their margins if there are any.
 
     A row is rendered to its end, as transformers' `apply_chat_template` gives it, and a pair with a row longer than
@@ -87,7 +96,7 @@ def scored_pairs(dataset: Any, tokenizer: Any, max_length: int | None, *, name: 
     rows = load_rows(dataset, name=name)
     found = preference_trees(
         rows, tokenizer, max_length=max_length, truncation_mode=None, train_after_stop=True, purpose="A reward model",
-        name=name,
+        processes=processes, name=name,
     )  # fmt: skip
     has_margins = any(MARGIN in row for row in rows)  # a row that lacks it has none
     margins = _margins(rows, found.rows) if has_margins else [None] * len(found)
