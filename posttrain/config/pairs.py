@@ -3,12 +3,12 @@
 from typing import Literal
 
 from posttrain.config.base import option
-from posttrain.config.dataset import DatasetConfig
+from posttrain.config.streaming import StreamingConfig
 
 PAIRS = "Pairs"
 
 
-class PairConfig(DatasetConfig):
+class PairConfig(StreamingConfig):
     """The fields that DPO, CPO and ORPO share, with TRL's names and defaults."""
 
     learning_rate: float = option(1e-6, "Peak learning rate.", group="The step", ge=0)

@@ -7,12 +7,12 @@ from pydantic import field_validator
 
 from posttrain.config import names
 from posttrain.config.base import option
-from posttrain.config.dataset import DatasetConfig
+from posttrain.config.streaming import StreamingConfig
 
 _ROWS = "Rows"
 
 
-class SFTConfig(DatasetConfig):
+class SFTConfig(StreamingConfig):
     """The fields of supervised fine-tuning, with TRL's names and defaults.
 
     Deviation: `assistant_only_loss` unset trains assistant turns of conversations; TRL's default, all tokens,

@@ -64,7 +64,7 @@ class LongRows:
     def _conversation(self, example: Example, read: Read) -> Iterator[list[Rendered]]:
         """The sequences of each run of exchanges that fits; a run in which nothing is trained is left out."""
         prompt = example.prompt if isinstance(example.prompt, list) else []
-        messages: list[Message] = [*prompt, *example.completions[0]]  # type: ignore[list-item]
+        messages: list[Message] = [*prompt, *example.completions[0]]
         first, *more = exchanges(messages)
         ends = [*more, len(messages)]
         kept: list[Rendered] = []

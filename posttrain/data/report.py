@@ -14,6 +14,10 @@ SHOWN_ROWS = 5  # row numbers kept for each reason
 SHOWN_CHARACTERS = 1500  # of the marked example, from each end
 
 
+class NothingLeftError(DataError):
+    """Every row was dropped."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
     """Rows left out for one reason."""
@@ -94,7 +98,7 @@ class Tally:
         dropped = {reason: Dropped(count=count, first=tuple(first)) for reason, (count, first) in self.dropped.items()}
         if not trees:
             reasons = "; ".join(f"{d.count} {reason} ({', '.join(d.first)})" for reason, d in dropped.items())
-            raise DataError(f"{source}: no row is left to train on. Dropped: {reasons}. {remedy}")
+            raise NothingLeftError(f"{source}: no row is left to train on. Dropped: {reasons}. {remedy}")
         return DataReport(
             source=source,
             dropped=dropped,

@@ -20,6 +20,7 @@ from posttrain.data.preferences import Preferences
 from posttrain.data.processes import in_processes
 from posttrain.data.rendering import Rendered, common_prefix, counted_notes
 from posttrain.data.report import DataReport, Tally
+from posttrain.data.streaming import RowStream
 from posttrain.data.tokenised import TOKENISED, is_tokenised, tokenised_sequence, what_of_tokens
 from posttrain.errors import ConfigError, DataError
 from posttrain.types import Segment
@@ -45,6 +46,7 @@ class TreeSet:
     rows: list[int]  # the row each tree was made from
     report: DataReport
     shares: tuple[Share, ...] = ()  # of a mixture: which trees are whose, and how many an epoch has
+    stream: RowStream | None = None  # the trees are the first of these rows
 
     def __len__(self) -> int:
         """Trees of one epoch."""

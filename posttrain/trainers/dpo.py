@@ -71,8 +71,13 @@ class DPOTrainer(Trainer):
         reference = reference_learner(ref_model, assembled, tokenizer, [train, evaluation])
         identity = f"the policy, {config.ref_model_mixup_alpha:g} of it every {config.ref_model_sync_steps} steps"
         ask: Ask | None = None
-        if config.precompute_ref_log_probs is False and not config.sync_ref_model:
-            ask, identity = asked_each_step(ref_model, reference, assembled, [] if train is None else train.trees)
+        streamed = train is not None and train.stream is not None
+        if streamed and config.sync_ref_model:
+            raise ConfigError("sync_ref_model=True is not done with a streamed train_dataset; leave one out")
+        if (streamed or config.precompute_ref_log_probs is False) and not config.sync_ref_model:
+            ask, identity = asked_each_step(
+                ref_model, reference, assembled, [] if train is None or streamed else train.trees
+            )
         elif not config.sync_ref_model:
             rows = config.precompute_ref_batch_size
             train, identity = attach_reference(train, reference, assembled, rows=rows)
@@ -132,7 +137,8 @@ def _guards(train: TreeSet | None, assembled: Assembled, tokenizer: Any) -> Watc
     config, runtime = assembled.config, assembled.runtime
     assert isinstance(config, DPOConfig)
     guards = OfflineGuards(beta=config.beta)
-    if train is None or config.sync_ref_model or config.precompute_ref_log_probs is False:  # pairs are named by those
+    asked_later = config.sync_ref_model or config.precompute_ref_log_probs is False
+    if train is None or train.stream is not None or asked_later:  # pairs are named by what a reference said before
         return guards
     return naming_pairs(
         guards,

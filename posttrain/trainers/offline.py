@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from posttrain.config.dataset import DatasetConfig
+from posttrain.config.streaming import StreamingConfig
 from posttrain.data.trees import TreeSet
 from posttrain.engine.alarms import Watch
 from posttrain.engine.evaluation import Evaluating, evaluate_loss
@@ -12,6 +13,7 @@ from posttrain.engine.step import LossFunction
 from posttrain.errors import ConfigError
 from posttrain.sources.ahead import AheadSource
 from posttrain.sources.offline import OfflineSource
+from posttrain.sources.streaming import StreamingSource
 from posttrain.trainers.assembly import Assembled
 from posttrain.trainers.checks import count_steps, rows_per_step
 from posttrain.trainers.drifting import training_prompts
@@ -55,11 +57,19 @@ def offline_plan(
 
     def source() -> Source:
         assert train is not None
+        seed = config.seed if config.data_seed is None else config.data_seed
+        if train.stream is not None:
+            assert isinstance(config, StreamingConfig)
+            return StreamingSource(
+                train.stream, build, rows_per_step=rows_per_step(config, runtime.world_size), seed=seed,
+                buffer=config.shuffle_buffer_size if config.train_sampling_strategy == "random" else 1,
+                rank=runtime.rank, world_size=runtime.world_size, identity=identity,
+            )  # fmt: skip
         made = OfflineSource(
             train.trees,
             build,
             rows_per_step=rows_per_step(config, runtime.world_size),
-            seed=config.seed if config.data_seed is None else config.data_seed,
+            seed=seed,
             strategy=config.train_sampling_strategy,
             drop_last=config.dataloader_drop_last,
             rank=runtime.rank,

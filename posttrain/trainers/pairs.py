@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from posttrain.config.pairs import PairConfig
 from posttrain.data.trees import TreeSet, preference_trees
 from posttrain.trainers.assembly import Assembled, assemble
+from posttrain.trainers.streaming import is_streamed, stream_of
 
 
 def assemble_pairs(
@@ -27,10 +29,14 @@ def assemble_pairs(
     def read(dataset: Any, name: str) -> TreeSet | None:
         if dataset is None:
             return None
-        return preference_trees(
-            dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
+        make = partial(
+            preference_trees, tokenizer=tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
             long_rows=config.long_rows, processes=config.dataset_num_proc, name=name,
         )  # fmt: skip
+
+        if name == "train_dataset" and is_streamed(dataset, config):
+            return stream_of(dataset, make, config)
+        return make(dataset)
 
     train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
     assembled = assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback
@@ -17,6 +18,7 @@ from posttrain.trainers.assembly import assemble, resolve_tokenizer
 from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.predictions import Predictions
+from posttrain.trainers.streaming import is_streamed, stream_of
 from posttrain.trainers.trainer import Trainer
 
 
@@ -55,17 +57,20 @@ class SFTTrainer(Trainer):
             if dataset is None:
                 return None
             rows = dataset
-            if formatting_func is not None:
-                plain = load_rows(dataset, name=name)
-                rows = load_rows([{config.dataset_text_field: formatting_func(row)} for row in plain], name=name)
-            found = sft_trees(
-                rows, tokenizer, max_length=None if packing and whole_rows else config.max_length,
+            made = None if formatting_func is None else partial(_as_text, formatting_func, config.dataset_text_field)
+            make = partial(
+                sft_trees, tokenizer=tokenizer, max_length=None if packing and whole_rows else config.max_length,
                 truncation_mode=config.truncation_mode, long_rows=config.long_rows,
                 assistant_only_loss=config.assistant_only_loss, completion_only_loss=config.completion_only_loss,
                 dataset_text_field=config.dataset_text_field,
                 prepared=bool((config.dataset_kwargs or {}).get("skip_prepare_dataset")),
                 processes=config.dataset_num_proc, name=name,
             )  # fmt: skip
+            if name == "train_dataset" and is_streamed(dataset, config):
+                return stream_of(dataset, make, config, change=made)
+            if made is not None:
+                rows = load_rows([made(row) for row in load_rows(dataset, name=name)], name=name)
+            found = make(rows)
             if config.shuffle_dataset:
                 found = shuffled(found, config.seed)
             if packing or config.padding_free:
@@ -90,3 +95,7 @@ class SFTTrainer(Trainer):
             predictions=predictions, lengths=None if config.packing else of_trees(lengths, train),
         )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
+
+
+def _as_text(formatting_func: Callable[[Any], str], column: str, row: Any) -> dict[str, str]:
+    return {column: formatting_func(row)}
