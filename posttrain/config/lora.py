@@ -46,8 +46,8 @@ def adapter_learning_rate(config: Any, *, usual: bool) -> LearningRate | None:
 
     Adapters want about ten times the rate of full fine-tuning, whatever their rank (Schulman et al., LoRA Without
     Regret, 2025; QLoRA, arXiv:2305.14314, uses 1e-4 to 2e-4). That was found for the `usual` scale and start. One that
-    is scaled by alpha / √r, or begins as a part of the weights, moves the weights about as far as full fine-tuning does,
-    and so stays at its rate. A configuration whose own default is an adapter's rate has `adapter_factor` 1.
+    is scaled by alpha / √r, or begins as a part of the weights, moves them about as far as full fine-tuning, and so
+    stays at its rate. A configuration whose own default is an adapter's rate has `adapter_factor` 1.
     """
     if "learning_rate" in config.model_fields_set:
         return None
