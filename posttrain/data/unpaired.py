@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from posttrain.data.formats import READ_BY, detect, examples, holds_pairs
 from posttrain.data.loading import Rows, load_rows
@@ -26,6 +26,7 @@ def unpaired_trees(
     *,
     max_length: int | None,
     truncation_mode: Truncation = "keep_start",
+    long_rows: Literal["cut", "drop", "error"] = "cut",
     processes: int | None = None,
     name: str = "train_dataset",
 ) -> TreeSet:
@@ -33,7 +34,7 @@ def unpaired_trees(
 
     Rows have a `label` (or `kto_tag`) of true or false, or 1 or 0, and whatever SFT reads that has a prompt; of a
     conversation the last turn is the answer. Rows that DPO reads become a good answer and a bad one each.
-    `processes` is that of `sft_trees`.
+    `long_rows` and `processes` are those of `sft_trees`.
     Raises DataError for rows that cannot be understood, and if no answer is left.
     """
     rows = load_rows(rows, name=name)
@@ -42,7 +43,7 @@ def unpaired_trees(
     part, labels, understood, notes = split(rows, tally)
     detect(part, task="KTO")
     made = sft_trees(
-        part, tokenizer, max_length=max_length, truncation_mode=truncation_mode,
+        part, tokenizer, max_length=max_length, truncation_mode=truncation_mode, long_rows=long_rows,
         processes=processes,
     )  # fmt: skip
     for reason, dropped in made.report.dropped.items():

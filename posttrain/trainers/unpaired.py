@@ -127,7 +127,7 @@ def _planned(
     train, evaluation = (
         None if dataset is None else unpaired_trees(
             dataset, tokenizer, max_length=config.max_length, truncation_mode=config.truncation_mode,
-            processes=config.dataset_num_proc, name=name,
+            long_rows=config.long_rows, processes=config.dataset_num_proc, name=name,
         )
         for dataset, name in ((train_dataset, "train_dataset"), (eval_dataset, "eval_dataset"))
     )  # fmt: skip

@@ -98,6 +98,15 @@ def test_an_answer_that_is_cut_away_is_counted_with_its_row(tiny_tokenizer: Any)
     assert found.report.rows_kept == 2
 
 
+def test_long_answers_are_dropped_or_refused_where_that_is_asked(tiny_tokenizer: Any) -> None:
+    rows = [*PLAIN, {"prompt": "a", "completion": " b" * 20, "label": True}]
+    cut = unpaired_trees(rows, tiny_tokenizer, max_length=16)
+    assert (cut.report.rows_kept, cut.report.truncated) == (3, 1)
+    assert unpaired_trees(rows, tiny_tokenizer, max_length=16, long_rows="drop").report.rows_kept == 2
+    with pytest.raises(DataError, match="row 2 of train_dataset"):
+        unpaired_trees(rows, tiny_tokenizer, max_length=16, long_rows="error")
+
+
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
