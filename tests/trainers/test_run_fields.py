@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from tiny import build_model, build_tokenizer
 
 from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from posttrain.engine.checkpoint import STATE_FILE, checkpoints
-from posttrain.errors import CheckpointError
+from posttrain.errors import CheckpointError, ModelError
 
 TEXTS = [{"prompt": f"{n}", "completion": f" and {n} and {n}", "other": f"other {n}"} for n in range(8)]
 
@@ -285,3 +286,31 @@ def test_each_field_of_preference_training_reaches_the_loss(tmp_path, before, ch
     other = dpo(tmp_path / "other", **before | changed)
     assert all(math.isfinite(value) for value in plain + other)
     assert abs(plain[-1] - other[-1]) > 1e-4
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_that_comes_with_a_model_is_run_where_it_is_trusted(tmp_path, monkeypatch):
+    import transformers.dynamic_module_utils as room
+
+    monkeypatch.setattr(room, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    directory = tmp_path / "model"
+    build_model("llama").save_pretrained(directory)
+    (directory / "own.py").write_text(OWN_CODE)
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="trust_remote_code=True"):
+        sft(tmp_path / "a", model=str(directory))
+    trusted = trained(tmp_path / "b", model=str(directory), trust_remote_code=True)
+    assert type(trusted.model).__name__ == "OwnModel"
+    assert logged(trusted) == logged(trained(tmp_path / "c"))
