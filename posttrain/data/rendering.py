@@ -179,7 +179,7 @@ class Renderer:
             if trained != "turns" and weight != 1:
                 raise DataError(
                     f"{conversation.place}: message {index} has the weight {weight:g}, which chooses among the "
-                    "assistant's turns, but every token is trained (assistant_only_loss=False) or scored. Leave one out."
+                    "assistant's turns, but all are trained (assistant_only_loss=False) or scored. Leave one out."
                 )
             self.counted["context"] += said and weight == 0
             self.counted["weighted"] += said and weight not in (0, 1)
