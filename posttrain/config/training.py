@@ -89,10 +89,10 @@ class TrainingConfig(MachineConfig, ReportingConfig, CheckpointsConfig):
     remove_unused_columns: bool = option(
         True, "Kept for compatibility: columns that are not used never reach the model.", group=_DATA
     )
-    add_tokens: list[str] | None = option(
+    add_tokens: str | list[str] | None = option(
         None, "New tokens: the tokenizer gets them, and the model trained rows for them.", group=_DATA
     )
-    add_special_tokens: list[str] | None = option(
+    add_special_tokens: str | list[str] | None = option(
         None, "The same for special tokens, which decoded text leaves out.", group=_DATA
     )
 
