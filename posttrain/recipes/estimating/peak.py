@@ -13,6 +13,7 @@ from posttrain.recipes.estimating.probing import every, last, steps_of_last_tria
 UNSEEN = 0.30  # of activations that were not reached in the trial
 SETTLED = 256  # steps after which a process has the memory that it will have
 COMPILED = 45.0  # passes of new lengths in which all but 1/e of the kernels were compiled that are kept
+WARM = 2  # first steps, which pay for more than that
 ENOUGH = 12  # steps after which a trial shows by itself how that settles
 
 Event = Mapping[str, Any]
@@ -60,11 +61,12 @@ def growth(steps: Sequence[Event], planned: int, uses: Mapping[str, Any]) -> flo
     if uses.get("bf16") and uses.get("device") == "cpu":
         room = uses.get("max_tokens_per_pass") or 1
         each = statistics.fmean(max(1, math.ceil(step["tokens"] / room)) for step in steps)
-        half, peaks = seen // 2, [float(step[name]) for step in steps]
+        peaks = [float(step[name]) for step in steps[min(WARM, seen - 4) :]]
+        half = len(peaks) // 2
         early, late = peaks[half - 1] - peaks[0], peaks[-1] - peaks[half - 1]
         shrinks = math.exp(-half * each / COMPILED)  # how much less each half adds than the one before
         if seen >= ENOUGH and early > 0:
-            shrinks = min(shrinks, max(0.05, late / early))
+            shrinks *= min(1.0, max(0.05, late / early) / shrinks) ** 0.5  # halfway: halves are uneven by chance
         left = (planned - seen) / half  # halves that are to come
         return late * shrinks / (1 - shrinks) * (1 - shrinks**left)
     if seen >= SETTLED:

@@ -132,8 +132,8 @@ def test_kernels_for_new_lengths_settle() -> None:
     events[4]["uses"] |= {"bf16": True, "device": "cpu"}
     made = from_events(events, stage="s", method="sft", notes=())
     assert made.memory is not None
-    # the last four steps added 80 MiB, the next four add exp(-4/45) = 0.9149 of it, and so on 23 times
-    more = sum(80 * 0.9149**n for n in range(1, 24))
+    # without the first two the last three steps added 60 MiB, the next three add exp(-3/45) = 0.9355 of it; 92 follow
+    more = 60 * 0.9355 / (1 - 0.9355) * (1 - 0.9355 ** (92 / 3))
     assert made.memory.estimate / MIB == pytest.approx(900 + more, rel=1e-3)
 
 
@@ -143,8 +143,9 @@ def test_kernels_that_settle_sooner_are_seen_to() -> None:
     events[4]["uses"] |= {"bf16": True, "device": "cpu"}
     made = from_events(events, stage="s", method="sft", notes=())
     assert made.memory is not None
-    # 90 MiB in the first six steps, 35 in the next: 35/90 of it in each six that follow
-    assert made.memory.estimate / MIB == pytest.approx(900 + 35 * (35 / 90) / (1 - 35 / 90), rel=1e-3)
+    # without the first two 40 MiB in five steps and 25 in five: 0.625, and exp(-5/45) = 0.8948 would be expected
+    shrinks = (0.625 * 0.8948) ** 0.5
+    assert made.memory.estimate / MIB == pytest.approx(900 + 25 * shrinks / (1 - shrinks), rel=1e-3)
 
 
 def test_rollouts_are_taken_whole() -> None:
