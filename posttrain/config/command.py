@@ -30,6 +30,7 @@ _RENAMED = {
     "model_revision": Renamed(apply=lambda value: {"model_init_kwargs": {"revision": value}}),
     **DATA_RENAMED,
 }
+_STREAMED = {"dataset_streaming": synonym("streaming")}
 _FIXED = {
     "lora_task_type": Fixed(values=("CAUSAL_LM",), reason=_LORA_ONLY),
 }
@@ -67,7 +68,7 @@ class CommandFields(DataFields, LoraFields):
 class SFTCommand(CommandFields, SFTConfig):
     """`posttrain sft` and the method sft of a recipe."""
 
-    renamed: ClassVar = {**SFTConfig.renamed, **_RENAMED}
+    renamed: ClassVar = {**SFTConfig.renamed, **_RENAMED, **_STREAMED}
     fixed: ClassVar = {**SFTConfig.fixed, **_FIXED}
     unsupported: ClassVar = {**SFTConfig.unsupported, **_UNSUPPORTED}
 
@@ -79,7 +80,7 @@ class SFTCommand(CommandFields, SFTConfig):
 class DPOCommand(CommandFields, DPOConfig):
     """`posttrain dpo` and the method dpo of a recipe."""
 
-    renamed: ClassVar = {**DPOConfig.renamed, **_RENAMED}
+    renamed: ClassVar = {**DPOConfig.renamed, **_RENAMED, **_STREAMED}
     fixed: ClassVar = {**DPOConfig.fixed, **_FIXED}
     unsupported: ClassVar = {**DPOConfig.unsupported, **_UNSUPPORTED}
 
@@ -95,7 +96,7 @@ class DPOCommand(CommandFields, DPOConfig):
 class CPOCommand(CommandFields, CPOConfig):
     """`posttrain cpo` and the method cpo of a recipe."""
 
-    renamed: ClassVar = {**CPOConfig.renamed, **_RENAMED}
+    renamed: ClassVar = {**CPOConfig.renamed, **_RENAMED, **_STREAMED}
     fixed: ClassVar = {**CPOConfig.fixed, **_FIXED}
     unsupported: ClassVar = {**CPOConfig.unsupported, **_UNSUPPORTED}
 
@@ -107,7 +108,7 @@ class CPOCommand(CommandFields, CPOConfig):
 class ORPOCommand(CommandFields, ORPOConfig):
     """`posttrain orpo` and the method orpo of a recipe."""
 
-    renamed: ClassVar = {**ORPOConfig.renamed, **_RENAMED}
+    renamed: ClassVar = {**ORPOConfig.renamed, **_RENAMED, **_STREAMED}
     fixed: ClassVar = {**ORPOConfig.fixed, **_FIXED}
     unsupported: ClassVar = {**ORPOConfig.unsupported, **_UNSUPPORTED}
 

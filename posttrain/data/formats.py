@@ -315,6 +315,11 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
             "dataset.filter(lambda row: row['label']).remove_columns('label'). For DPO bring a "
             "good and a bad answer to the same prompt together as 'chosen' and 'rejected'."
         )
+    if isinstance(row.get("prompt"), Mapping) and "replies" in row["prompt"]:
+        return (
+            f"{found} These are trees of messages and their replies; `posttrain data convert FILE --output rows.jsonl` "
+            "makes conversations of their branches, or pairs."
+        )
     if task == "SFT" and "chosen" in row and "rejected" in row:
         return (
             f"{found} These are preference rows, which DPOTrainer learns from. To imitate the chosen ones, "
