@@ -10,7 +10,7 @@ from posttrain.cli.flags import parse, read
 from posttrain.config.command import DPOCommand, GRPOCommand, SFTCommand
 from posttrain.errors import ConfigError
 
-NEEDED = ["--model", "m", "--train_dataset", "d.jsonl"]
+NEEDED = ["--train_dataset", "d.jsonl", "--model", "m"]  # a dataset may be several files
 
 
 def sft(*words: str) -> SFTCommand:
@@ -99,7 +99,7 @@ def test_a_file_then_flags(tmp_path: Path) -> None:
         (["sft.yaml"], "did you mean `--config sft.yaml`"),
         (["somewhere"], "did you mean `--model somewhere`"),
         (["lerning_rate=1"], "override 'lerning_rate=1': unknown field"),
-        (["--hub_model_id", "x"], "not supported here"),
+        (["--parallelism_config", "x"], "not supported here"),
         (["--config"], "--config needs a value after it"),
         (["--config", "missing.yaml"], "no file 'missing.yaml'"),
         (["--max_steps=0"], "--max_steps: max_steps=0 trains nothing"),
