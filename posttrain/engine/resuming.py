@@ -53,6 +53,8 @@ FREE_ON_RESUME = frozenset(
         "use_cpu",
         "trust_remote_code",
         "remove_unused_columns",
+        "dataset_num_proc",
+        "padding_free",
         # how it is computed and what is said of it
         "auto_find_batch_size",
         "torch_empty_cache_steps",

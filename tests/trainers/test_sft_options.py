@@ -171,3 +171,11 @@ def test_add_special_tokens_come_before_the_template_that_writes_them(sft: Any) 
     trainer = sft([TALK], chat_template_path="gemma", add_special_tokens=tokens, eos_token="<end_of_turn>")
     assert trainer.processing_class.eos_token == "<end_of_turn>"
     assert trainer.data_report.render_marked(color=False).endswith("model\n[[Qwen.<end_of_turn>]]")
+
+
+def test_how_rows_are_read_may_change_when_a_run_is_resumed(sft: Any) -> None:
+    whole = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
+    first = losses(sft(**whole))
+    again = sft(dataset_num_proc=2, padding_free=True, **whole)
+    again.train(resume_from_checkpoint=f"{again.args.output_dir}/checkpoint-2")
+    assert [entry["loss"] for entry in again.state.log_history if "loss" in entry] == first
