@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from posttrain.algorithms.reward import RewardLoss, reward_batch, scored
 from posttrain.config.reward import RewardConfig
 from posttrain.data.loading import PROVENANCE, Rows, load_rows
+from posttrain.data.per_source import per_source
 from posttrain.data.trees import TreeSet, preference_trees
 from posttrain.errors import ConfigError, DataError
 from posttrain.rewards.columns import ANSWER_COLUMNS
@@ -80,6 +81,7 @@ class RewardTrainer(Trainer):
         return self._held_out.latest if self._held_out is not None else None
 
 
+@per_source
 def scored_pairs(
     dataset: Any,
     tokenizer: Any,

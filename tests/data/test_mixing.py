@@ -121,3 +121,12 @@ def test_weights_stand_before_a_colon(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_mixture_that_cannot_be_is_explained(call: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_a_reward_model_learns_from_a_mixture_of_pairs(chat_tokenizer: Any) -> None:
+    from posttrain.trainers.reward import scored_pairs
+
+    plain = [{"prompt": f"q{i}", "chosen": " yes", "rejected": " no", "margin": 2.0} for i in range(4)]
+    chats = [{"chosen": TALK["messages"], "rejected": [TALK["messages"][0], {"role": "assistant", "content": "No."}]}]
+    made = scored_pairs(mixture([plain, chats], [3, 1], stop="all_exhausted"), chat_tokenizer, 64)
+    assert [(share.per_epoch, share.end - share.begin) for share in made.shares] == [(5, 4), (1, 1)]
