@@ -21,6 +21,30 @@ CONFIGS: Mapping[str, tuple[type[Config], Sequence[str], Sequence[str]]] = {
 IDLE: Mapping[str, str] = {"remove_unused_columns": "columns that are not used never reach the model"}
 
 
+# where a field means more or less here, or has another default, and why
+NOTES: Mapping[str, str] = {
+    "accelerator_config": "`split_batches` is honoured; what tunes a data loader is taken and changes nothing",
+    "auto_find_batch_size": "on unless it is set to false: a pass is cut smaller, and the rows of a step stay",
+    "dataloader_num_workers": "threads, which lay out the batches of the next steps in the order of the seed",
+    "ddp_timeout": "twelve hours, because one process measures and saves while the others wait",
+    "do_train": "true; what `do_train` and `do_eval` say is done on the command line, as in a training script",
+    "enable_jit_checkpoint": "true: SIGTERM ends a run with a checkpoint, and Ctrl-C does the same",
+    "fp16": "a step whose gradient overflows is computed again with half the scale, so no batch is lost",
+    "include_for_metrics": "`loss` is a row's own mean negative log-likelihood. `compute_metrics` is an argument of "
+    "SFTTrainer and DPOTrainer; logits are there before trained tokens, zeros elsewhere",
+    "log_level": "`warning` and above keep a run from telling its progress; what goes wrong is still said at `warning`",
+    "logging_nan_inf_filter": "such a step is skipped either way and counted as `nonfinite_steps`",
+    "optim": "schedule-free, LOMO and layer-wise optimisers are refused; those of bitsandbytes, torchao, grokadamw and "
+    "torch-optimi need the package; galore_adamw needs none",
+    "optim_args": "any argument of the optimiser's class by its name, `betas=(0.9, 0.95),eps=1e-6`",
+    "per_device_eval_batch_size": "none: a pass holds as many rows as `max_tokens_per_pass` allows",
+    "precompute_ref_log_probs": "yes, unless the reference is synced; false asks it at each step",
+    "save_strategy": "the last step is saved too, unless it is `no`",
+    "torch_compile": "the layers are compiled one after another; what is hand-written for them gives way",
+    "use_cache": "none: the model's configuration stays as it is; true or false is written into it",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fate:
     """What became of a field or a loss."""
@@ -142,6 +166,9 @@ def page() -> str:
         for name in losses:
             fate = loss_of(config, name)
             lines.append(_line(f"`{name}`", kind, fate.status, _test(fate)))
+    lines += ["", "## Fields that mean something else here", ""]
+    lines += ["Or have another default.", "", _line("field", "here"), _line("---", "---")]
+    lines += [_line(f"`{name}`", note) for name, note in sorted(NOTES.items())]
     return "\n".join(lines) + "\n"
 
 

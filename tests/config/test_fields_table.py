@@ -9,7 +9,7 @@ import pytest
 from observed_fields import OBSERVED, OBSERVED_LOSSES
 
 from scripts import fields_of_trl as trl_s
-from scripts.fields_table import CONFIGS, PAGE, counts, fate_of, page
+from scripts.fields_table import CONFIGS, NOTES, PAGE, counts, fate_of, page
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,10 @@ def test_every_test_that_is_named_is_there():
         file, _, function = test.partition("::")
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
+
+
+def test_every_note_is_about_a_field():
+    assert set(NOTES) <= {*trl_s.SFT_FIELDS, *trl_s.DPO_FIELDS}
 
 
 def test_what_is_observed_is_a_field_or_another_name_of_one():
