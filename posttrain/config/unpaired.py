@@ -47,6 +47,17 @@ class UnpairedConfig(PairConfig):
 
     beta: float = option(0.1, "How strongly the policy is held to the reference.", group=_ANSWERS, gt=0)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        buffered = self.shuffle_buffer_size != type(self).model_fields["shuffle_buffer_size"].default
+        for name, given in (("streaming", self.streaming), ("shuffle_buffer_size", buffered)):
+            if given:
+                yield (
+                    name,
+                    f"{name}={getattr(self, name)} is for rows that are read during training; the kinds of answers are "
+                    "counted before it, and the reference's values computed: leave it out",
+                )
+
 
 class KTOConfig(UnpairedConfig):
     """The fields of Kahneman-Tversky optimisation, with TRL's names and defaults."""

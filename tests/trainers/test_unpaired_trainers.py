@@ -238,6 +238,8 @@ def test_rows_in_the_order_of_their_labels_are_noticed(tmp_path):
         (KTOConfig, {"desirable_weight": 0, "undesirable_weight": 0}, "both 0"),
         (KTOConfig, {"ref_model_sync_steps": 3}, "sync_ref_model=true"),
         (KTOConfig, {"loss_type": "bco"}, "BCOTrainer"),
+        (KTOConfig, {"streaming": True, "max_steps": 3}, "counted before"),
+        (BCOConfig, {"shuffle_buffer_size": 3}, "counted before"),
         (KTOConfig, {"label_smoothing": 0.1}, "belongs to DPOConfig"),
         (BCOConfig, {"prompt_sample_size": 512}, "UDM"),
         (BCOConfig, {"desirable_weight": 2.0}, "belongs to KTOConfig"),
