@@ -59,3 +59,18 @@ def test_a_model_s_own_head_gives_the_same():
     own = learner(forest, ("logprobs", "mean_logprobs"))
     torch.testing.assert_close(own.mean_logprobs, fused.mean_logprobs, rtol=1e-5, atol=1e-5)
     assert learner(forest).mean_logprobs is None
+
+
+@pytest.mark.parametrize("keep_bytes", [2**30, 0])
+def test_under_autocast_only_the_product_is_rounded(keep_bytes):
+    hidden, weight, _, targets, upstream = case(frozen=False, bias=False)
+    logits = hidden.bfloat16() @ weight.bfloat16().T
+    expected = logits.float().log_softmax(dim=1).mean(dim=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = chosen_logprobs(
+            hidden, weight, targets, mean_logprobs=True, keep_bytes=keep_bytes, tile_bytes=16 * 1024
+        ).mean_logprobs
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < 0.01
+    wanted, got = (torch.autograd.grad((mean * upstream).sum(), weight)[0] for mean in (expected, found))
+    assert (wanted - got).norm() < 0.02 * wanted.norm()
