@@ -34,6 +34,10 @@ class GateError(PosttrainError):
     """A run of which no checkpoint may be shipped: nothing is written as its model."""
 
 
+class HubError(PosttrainError):
+    """A model hub that cannot be reached, refuses, or does not take an upload; what was trained is still here."""
+
+
 class SamplingError(PosttrainError):
     """Answers that cannot be had: a server that refuses or is gone, a prompt that does not fit."""
 

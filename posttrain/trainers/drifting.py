@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.evaluation.drift import FILE, PROMPTS, Drift, DriftProbe, drift_metrics, spread, write_drift
+from posttrain.config.gate import GateConfig
+from posttrain.errors import ConfigError
+from posttrain.evaluation import AnyTask
+from posttrain.evaluation.drift import (
+    FILE,
+    PROMPTS,
+    Drift,
+    DriftProbe,
+    drift_metrics,
+    drift_prompts,
+    neutral_texts,
+    spread,
+    write_drift,
+)
 from posttrain.models.divergence import Moment
 from posttrain.models.reference import StartingWeights
 from posttrain.trainers.assembly import Assembled
@@ -53,6 +66,37 @@ class DriftWatch:
         drift = self._last[1]
         write_drift(step_folder(self._assembled.config.output_dir, step) / FILE, drift)
         return drift_metrics(drift)
+
+
+def drift_watch(
+    assembled: Assembled,
+    tokenizer: Any,
+    start: StartingWeights,
+    *,
+    gate: GateConfig | None,
+    tasks: Sequence[AnyTask],
+    prompts: Callable[[], Sequence[Prompt]] | None,
+) -> DriftWatch | None:
+    """Sees drift on what the gate's tasks ask, else on the training's prompts; None where nobody wants to know."""
+    config = assembled.config
+    if gate is not None:
+        asked, longest = drift_prompts(tasks)
+        files = {gate.neutral, config.drift_text}
+    else:
+        if prompts is None:
+            raise ConfigError("drift_steps: this model writes no answers that could drift; leave it out")
+        positions = getattr(assembled.learner.model.config.get_text_config(), "max_position_embeddings", None)
+        asked, longest = chosen_prompts(prompts(), positions)
+        files = {config.drift_text}
+    neutral = [text for file in sorted(file for file in files if file is not None) for text in neutral_texts(file)]
+    if not asked and not neutral:
+        if config.drift_steps is None:
+            return None
+        raise ConfigError(
+            "drift_steps: nothing asks for an answer here; name a file of neutral text in drift_text, or leave "
+            "drift_steps out"
+        )
+    return DriftWatch(assembled, tokenizer, start, prompts=asked, neutral=neutral, max_new_tokens=longest)
 
 
 def step_folder(output_dir: str | Path, step: int) -> Path:

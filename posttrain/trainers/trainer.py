@@ -32,17 +32,20 @@ from posttrain.engine.step import LossFunction
 from posttrain.engine.trackers import Trackers
 from posttrain.errors import ConfigError
 from posttrain.evaluation import AnyTask
-from posttrain.evaluation.drift import drift_prompts, neutral_texts
 from posttrain.evaluation.gate import Decision
 from posttrain.models.lora import load_adapter, save_adapter
 from posttrain.models.quiet import no_progress_bars
 from posttrain.models.reference import StartingWeights
 from posttrain.models.saving import save_model
+from posttrain.report.model_card import listed, model_card, write_card
 from posttrain.trainers.assembly import Assembled
 from posttrain.trainers.checks import Report, rows_per_step
-from posttrain.trainers.drifting import DriftWatch, chosen_prompts
+from posttrain.trainers.drifting import DriftWatch, drift_watch
 from posttrain.trainers.gatekeeper import Gatekeeper, gate_tasks
 from posttrain.trainers.keywords import understand_keywords
+from posttrain.trainers.origin import FILE as ORIGIN
+from posttrain.trainers.origin import origin, write_origin
+from posttrain.trainers.publishing import Uploads
 from posttrain.types import Prompt, Source
 
 
@@ -98,6 +101,9 @@ class Trainer:
         self._gate = None if gate is None else GateConfig.from_yaml(gate)
         measures = (gate is not None or self.args.drift_steps is not None) and self._runtime.is_main
         self._start = (plan.start or StartingWeights(self.model)) if measures else None
+        self._uploads = Uploads(self.args, self.say) if self.args.push_to_hub and self._runtime.is_main else None
+        if self._uploads is not None:
+            self._callbacks.add(self._uploads)
         self.say(*assembled.notes)
         self._callbacks.tell("on_init_end", self.args, self.state, **self._context)
 
@@ -141,7 +147,11 @@ class Trainer:
         which = resume_from_checkpoint if resume_from_checkpoint is not None else config.resume_from_checkpoint
         checkpoint = find_checkpoint(Path(config.output_dir), which) if which else None
         tasks = [] if self._gate is None else gate_tasks(self._gate, self.named_tasks)
-        drift = self._drift_watch(tasks)
+        drift = None
+        if self._start is not None:
+            drift = drift_watch(
+                self._assembled, self.processing_class, self._start, gate=self._gate, tasks=tasks, prompts=plan.prompts
+            )
         gatekeeper = self._gatekeeper(tasks, drift)
         optimizer = self._optimizers[0] or self._make_optimizer()
         scheduler = self._optimizers[1] or make_scheduler(optimizer, config, plan.max_steps)
@@ -181,6 +191,7 @@ class Trainer:
             (directory / "config.yaml").write_text(config.to_yaml())
             if plan.report is not None:
                 (directory / "data.json").write_text(json.dumps(plan.report.as_dict(), indent=1, ensure_ascii=False))
+            write_origin(directory, self._origin(loop.parts.source))
         start, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
         with trackers:
             try:
@@ -211,33 +222,8 @@ class Trainer:
         )
         if self._gate is not None:
             self._promote(gatekeeper)
+        self.create_model_card()
         return TrainOutput(self.state.global_step, loss, metrics)
-
-    def _drift_watch(self, tasks: Sequence[AnyTask]) -> DriftWatch | None:
-        """Sees drift on what the gate asks, else on what is trained; None where nobody wants to know."""
-        if self._start is None:
-            return None
-        if self._gate is not None:
-            prompts, longest = drift_prompts(tasks)
-            files = {self._gate.neutral, self.args.drift_text}
-        else:
-            if self._plan.prompts is None:
-                raise ConfigError("drift_steps: this model writes no answers that could drift; leave it out")
-            positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-            prompts, longest = chosen_prompts(self._plan.prompts(), positions)
-            files = {self.args.drift_text}
-        neutral = [text for file in sorted(file for file in files if file is not None) for text in neutral_texts(file)]
-        if not prompts and not neutral:
-            if self.args.drift_steps is None:
-                return None
-            raise ConfigError(
-                "drift_steps: nothing asks for an answer here; name a file of neutral text in drift_text, or leave "
-                "drift_steps out"
-            )
-        return DriftWatch(
-            self._assembled, self.processing_class, self._start, prompts=prompts, neutral=neutral,
-            max_new_tokens=longest,
-        )  # fmt: skip
 
     def _gatekeeper(self, tasks: Sequence[AnyTask], drift: DriftWatch | None) -> Gatekeeper | None:
         if self._gate is None or self._start is None:
@@ -277,8 +263,64 @@ class Trainer:
             directory.mkdir(parents=True, exist_ok=True)
             with no_progress_bars():
                 notes = save_model(self.model, self.processing_class, directory)
-            self.say(*notes)
+            self.say(*notes, *self._write_card(directory))
+            if self._uploads is not None:
+                self._uploads.push_if_possible(directory)
         self._runtime.barrier()
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | Sequence[str] | None = None
+    ) -> None:
+        """Writes the model card of the run, `README.md` in `output_dir`."""
+        if self._runtime.is_main:
+            named = {"name": model_name, "datasets": listed(dataset_name), "tags": listed(tags)}
+            self.say(*self._write_card(Path(self.args.output_dir), **named))
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        token: str | None = None,
+        revision: str | None = None,
+        *,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | Sequence[str] | None = None,
+    ) -> str | None:
+        """Saves the model in `output_dir/model` with its card, uploads it, and returns where it is; on one process.
+
+        Raises HubError where that fails; the model is in `output_dir/model` all the same.
+        """
+        directory = Path(self.args.output_dir) / "model"
+        self._callbacks.tell("on_push_begin", self.args, self.state, **self._context)
+        self._learner.release()
+        if not self._runtime.is_main:
+            return None
+        directory.mkdir(parents=True, exist_ok=True)
+        with no_progress_bars():
+            notes = save_model(self.model, self.processing_class, directory)
+        named = {"name": model_name, "datasets": listed(dataset_name), "tags": listed(tags)}
+        self.say(*notes, *self._write_card(directory, **named))
+        uploads = self._uploads
+        if uploads is None or token is not None:
+            uploads = Uploads(self.args.model_copy(update={"hub_token": token or self.args.hub_token}), self.say)
+        return uploads.push(directory, commit_message, revision=revision)
+
+    def _origin(self, source: Source) -> dict[str, Any]:
+        report = None if self._plan.report is None else self._plan.report.as_dict()
+        method = type(self).__name__.removesuffix("Trainer")
+        return origin(self.model, method=method, report=report, settings=source.state_dict().get("settings", {}))
+
+    def _write_card(self, directory: Path, **named: Any) -> list[str]:
+        """Writes the model card of the run that this trainer made, if it made one; what there is to say of it."""
+        run = Path(self.args.output_dir)
+        if self._loop is None or not (run / ORIGIN).is_file():
+            return []
+        chosen = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if self.decision is not None:
+            chosen = self.decision.promoted
+        step = self.state.global_step if chosen is None else int(Path(chosen).name.split("-")[1])
+        problem = write_card(directory, model_card(run, step=step, **named))
+        return [] if problem is None else [problem]
 
     def _make_optimizer(self) -> Optimizer:
         made = self._plan.optimizer
