@@ -103,7 +103,9 @@ TRAINING_RENAMED: Mapping[str, Renamed] = {
 _LIGER = "logits are computed at trained positions only, without a patched model"
 
 TRAINING_FIXED: Mapping[str, Fixed] = {
-    "label_smoothing_factor": Fixed(values=(0, 0.0), reason="it smooths the likelihood of SFT; DPOConfig has label_smoothing"),
+    "label_smoothing_factor": Fixed(
+        values=(0, 0.0), reason="it smooths the likelihood of SFT; DPOConfig has label_smoothing"
+    ),
     "use_liger_kernel": Fixed(values=(False,), reason=_LIGER),
     "use_liger": Fixed(values=(False,), reason=_LIGER),
     "use_liger_loss": Fixed(values=(False,), reason=_LIGER),
