@@ -186,12 +186,13 @@ class Trainer:
         self._loop, self.state = loop, loop.state
         directory = Path(config.output_dir)
         environment = describe(runtime.device, runtime.world_size)
+        settings = loop.parts.source.state_dict().get("settings", {})  # asked in every process: rollouts are gathered
         if runtime.is_main:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / "config.yaml").write_text(config.to_yaml())
             if plan.report is not None:
                 (directory / "data.json").write_text(json.dumps(plan.report.as_dict(), indent=1, ensure_ascii=False))
-            write_origin(directory, self._origin(loop.parts.source))
+            write_origin(directory, self._origin(settings))
         start, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
         with trackers:
             try:
@@ -305,10 +306,10 @@ class Trainer:
             uploads = Uploads(self.args.model_copy(update={"hub_token": token or self.args.hub_token}), self.say)
         return uploads.push(directory, commit_message, revision=revision)
 
-    def _origin(self, source: Source) -> dict[str, Any]:
+    def _origin(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         report = None if self._plan.report is None else self._plan.report.as_dict()
         method = type(self).__name__.removesuffix("Trainer")
-        return origin(self.model, method=method, report=report, settings=source.state_dict().get("settings", {}))
+        return origin(self.model, method=method, report=report, settings=settings)
 
     def _write_card(self, directory: Path, **named: Any) -> list[str]:
         """Writes the model card of the run that this trainer made, if it made one; what there is to say of it."""
