@@ -227,7 +227,6 @@ def test_public_files(real_data: Path, chat_tokenizer: Any, file: str, make: Any
         ("llamafactory_demo/kto_en_demo.json", "marked good or bad"),
         ("llamafactory_demo/dpo_en_demo.json", "preference rows"),
         ("ifeval/input_data.jsonl", "prompts without answers"),
-        ("self_instruct_seed/seed_tasks.jsonl", "rename_column"),
     ],
 )
 def test_public_files_that_are_not_for_sft(real_data: Path, chat_tokenizer: Any, file: str, part: str) -> None:

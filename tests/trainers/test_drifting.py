@@ -84,7 +84,7 @@ def test_what_cannot_be_measured_is_said_before_training(tmp_path):
         sft(tmp_path, [{"text": "The quick brown fox."}], drift_steps=2).train()
     with pytest.raises(ConfigError, match="drift_text has an effect only together with drift_steps"):
         SFTConfig(drift_text="neutral.txt")
-    with pytest.raises(DataError, match=r"no file 'nowhere\.txt'"):
+    with pytest.raises(DataError, match=r"no file or directory 'nowhere\.txt'"):
         sft(tmp_path, drift_steps=2, drift_text="nowhere.txt").train()
     (tmp_path / "rows.jsonl").write_text('{"text": "a story"}\n{"txt": "a fox"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl:2: column 'text' must hold a text, found None"):
