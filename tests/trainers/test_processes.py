@@ -27,8 +27,8 @@ EVALUATED = ("kto", "bco", "offline")
 @pytest.mark.parametrize(
     "method",
     [
-        "sft", "dpo-lora", "reward", "grpo", "ppo", "critic-lora", "offline",
-        *(pytest.param(method, marks=pytest.mark.slow) for method in ("kto", "bco")),
+        "sft", "dpo-lora", "grpo", "critic-lora", "offline",
+        *(pytest.param(method, marks=pytest.mark.slow) for method in ("reward", "ppo", "kto", "bco")),
     ],
 )  # fmt: skip
 def test_two_processes_equal_one(tmp_path, method):
