@@ -19,8 +19,8 @@ class LossScale:
 
     def overflowed(self) -> bool:
         """Halves the scale; False where there is nothing left to halve."""
-        self.value, self.quiet_steps = max(self.value / 2, 1.0), 0
-        return self.value > 1.0
+        before, self.value, self.quiet_steps = self.value, max(self.value / 2, 1.0), 0
+        return self.value < before
 
     def went_well(self) -> None:
         """Counts a step, and doubles the scale when there were many."""

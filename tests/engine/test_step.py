@@ -85,6 +85,7 @@ def test_float16_scales_the_loss_and_computes_a_step_that_overflows_again():
 def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_many_steps_without():
     scale = LossScale(value=4.0)
     assert scale.overflowed()
+    assert scale.overflowed()  # 1 is tried, too
     assert not scale.overflowed()  # nothing is left to halve
     for _ in range(GROWS_AFTER):
         scale.went_well()
