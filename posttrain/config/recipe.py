@@ -23,6 +23,7 @@ SET_BY_RUNNER = {
     "output_dir": "a stage writes to its own directory under the recipe's output_dir",
     "resume_from_checkpoint": "a stage that was interrupted is resumed without being told",
 }
+SECRET = ("hub_token", "push_to_hub_token")  # written to no file
 
 Outputs = Mapping[str, Mapping[str, str]]  # stage -> output -> path
 
@@ -78,8 +79,12 @@ class Recipe:
         return {**seed, **({"decontaminate": later} if later else {})}
 
     def to_yaml(self) -> str:
-        """The recipe with its overrides, as a file that runs the same again."""
-        stages = [{"name": stage.name, "method": stage.method, **stage.values} for stage in self.stages]
+        """The recipe with its overrides, as a file that runs the same again; tokens for uploading are left out."""
+        stages = [
+            {"name": stage.name, "method": stage.method}
+            | {field: value for field, value in stage.values.items() if field not in SECRET}
+            for stage in self.stages
+        ]
         said = {"name": self.name, "description": self.description, "seed": self.seed, "output_dir": self.output_dir}
         kept = {key: value for key, value in said.items() if value not in (None, "")}
         return yaml.safe_dump({**kept, "stages": stages}, sort_keys=False, allow_unicode=True)

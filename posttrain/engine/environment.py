@@ -6,7 +6,9 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import torch
 
 FILE = "environment.json"
 _PACKAGES = ("posttrain", "torch", "transformers", "peft", "accelerate", "datasets")
+_SECRET = re.compile(r"(--)?([\w-]+\.)?(push[_-]to[_-])?hub[_-]token")  # a flag, or a field of a recipe's stage
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")  # of the hub, wherever it stands
+_HIDDEN = "***"
 
 
 def describe(device: torch.device, processes: int) -> dict[str, Any]:
@@ -26,7 +31,7 @@ def describe(device: torch.device, processes: int) -> dict[str, Any]:
         "hardware": hardware,
         "threads": torch.get_num_threads(),
         "processes": processes,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *without_secrets(sys.argv[1:])],
     }
 
 
@@ -39,6 +44,18 @@ def write_environment(directory: Path, environment: dict[str, Any], started: dat
         "seconds": round((ended - started).total_seconds(), 1),
     }
     (directory / FILE).write_text(json.dumps(environment | times, indent=2) + "\n")
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """The words of a command, with stars in the place of tokens."""
+    shown: list[str] = []
+    secret = False  # what comes next
+    for word in words:
+        name, equals, _ = word.partition("=")
+        named = _SECRET.fullmatch(name) is not None
+        shown.append(_HIDDEN if secret else f"{name}={_HIDDEN}" if named and equals else _TOKEN.sub(_HIDDEN, word))
+        secret = named and not equals
+    return shown
 
 
 def _version(package: str) -> str:

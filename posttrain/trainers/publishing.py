@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -15,9 +16,13 @@ from posttrain.config.training import TrainingConfig
 from posttrain.engine.checkpoint import LOG_FILE, STATE_FILE
 from posttrain.engine.hub import Hub, reason
 from posttrain.errors import HubError
+from posttrain.models.merging import ADAPTER_FOLDER
 
 STAGED = ".uploading"  # what is on its way, since a limit may remove a checkpoint meanwhile
 _STATE = (STATE_FILE, LOG_FILE)  # what only a resumption reads
+
+_RUN = ("*.jsonl", "*.yaml", "*.html", "data.json", "origin.json", "environment.json", "trackers.json", "gate.json",
+        "calibration.json", "stage.json")  # fmt: skip
 
 
 class Uploads(TrainerCallback):
@@ -73,7 +78,9 @@ class Uploads(TrainerCallback):
         if revision is not None:
             hub = Hub(api=hub.api, repository=hub.repository, revision=revision)
         try:
-            return str(hub.upload(directory, message=message).result())
+            of_the_run = directory.resolve() == Path(self._config.output_dir).resolve()
+            without = beside_the_model(directory) if of_the_run else ()
+            return str(hub.upload(directory, message=message, without=without).result())
         except Exception as error:
             raise HubError(
                 f"{directory} could not be uploaded to {hub.repository} ({reason(error)}). The model is whole there; "
@@ -111,6 +118,12 @@ class Uploads(TrainerCallback):
     def _miss(self, what: str, error: BaseException) -> None:
         self.failed += 1
         self._say(f"Not uploaded: {what} ({reason(error)}). The checkpoint is in {self._config.output_dir}.")
+
+
+def beside_the_model(directory: Path) -> list[str]:
+    """Patterns of what a run's directory holds beside a model that was saved into it: rows, samples, checkpoints."""
+    folders = [path.name for path in directory.iterdir() if path.is_dir() and path.name != ADAPTER_FOLDER]
+    return [*_RUN, *(f"{glob.escape(name)}/*" for name in folders)]
 
 
 def _link(source: str, target: str) -> None:

@@ -13,3 +13,10 @@ def test_a_recipe_and_its_overrides_survive_being_written(tmp_path):
             (s.name, s.method, dict(s.values)) for s in recipe.stages
         ]
         assert again.stage("sft").values["learning_rate"] == 0.5
+
+
+def test_a_token_for_uploading_is_not_written_down():
+    text = "stages:\n- {name: a, method: sft, model: m, train_dataset: d, push_to_hub: true}\n"
+    recipe = parse_recipe(text, "recipe", ["a.hub_token=hf_secret"])
+    assert recipe.stage("a").resolve({}).hub_token == "hf_secret"
+    assert "hf_secret" not in recipe.to_yaml()

@@ -171,6 +171,33 @@ def test_the_token_is_in_no_file_of_the_run(tmp_path, hub):
     assert "hf_secret" not in json.dumps(trainer.args.to_dict())
 
 
+def test_the_token_of_a_command_is_in_no_file_of_the_run(tmp_path, hub, monkeypatch):
+    words = ["sft", "--hub_token", "hf_secret", "--hub-token=hf_secret", "sft.push_to_hub_token=hf_secret", "--seed", "1"]
+    monkeypatch.setattr("sys.argv", ["posttrain", *words, "{token: hf_abcdefghijklmnopqrstuvwxyz}"])
+    trainer = build(tmp_path, **PUSHED)
+    trainer.train()
+    shown = "posttrain sft --hub_token *** --hub-token=*** sft.push_to_hub_token=*** --seed 1 {token: ***}"
+    assert " ".join(json.loads((tmp_path / "environment.json").read_text())["command"]) == shown
+    assert shown in (tmp_path / "README.md").read_text()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"hf_" in file.read_bytes()]
+
+
+def test_a_model_saved_into_its_run_is_uploaded_without_the_run(tmp_path, hub):
+    trainer = build(tmp_path / "run", hub_strategy="end", report_to="tensorboard", **PUSHED)
+    trainer.train()
+    (tmp_path / "run" / "samples.jsonl").write_text("{}")
+    trainer.save_model()
+    ((_, _, files),) = hub.commits
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(files)
+    assert set(files) == set(hub_files_of(trainer, tmp_path / "model"))
+
+
+def hub_files_of(trainer, directory):
+    """The files of the same model saved where nothing else is."""
+    trainer.save_model(directory)
+    return [str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file()]
+
+
 def test_a_setting_of_uploads_without_push_to_hub_is_refused():
     from posttrain import SFTConfig
 
