@@ -49,7 +49,7 @@ def _curve(trainer: Any) -> Curve:
 def both_curves(
     tmp_path: Path, tiny_tokenizer: Any, tiny_model: Callable[..., Any]
 ) -> Callable[..., tuple[Curve, Curve]]:
-    """`both_curves("sft" | "dpo" | "cpo" | "kto", rows, settings, ...)` trains twice: (TRL's curve, ours)."""
+    """`both_curves("sft" | "dpo" | "cpo" | "orpo" | "kto", rows, settings, ...)` trains twice: (TRL's curve, ours)."""
 
     def run(
         method: str,
@@ -89,9 +89,8 @@ def both_curves(
         for name, library in (("trl", trl), ("ours", posttrain)):
             tokenizer = copy.deepcopy(tiny_tokenizer)
             tokenizer.chat_template = (template_for_trl if name == "trl" else None) or chat_template
-            home = (
-                importlib.import_module(f"trl.experimental.{method}") if (method, name) == ("cpo", "trl") else library
-            )
+            experimental = name == "trl" and method in ("cpo", "orpo")
+            home = importlib.import_module(f"trl.experimental.{method}") if experimental else library
             config_class = getattr(home, f"{method.upper()}Config")
             trainer_class = getattr(home, f"{method.upper()}Trainer")
             chosen_rows = rows_for_trl if name == "trl" and rows_for_trl is not None else rows

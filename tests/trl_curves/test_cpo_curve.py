@@ -1,8 +1,4 @@
-"""Twenty steps of CPO and SimPO give TRL's loss curve.
-
-TRL's ORPO takes the likelihood of the prompt too, which is not trained here, so there is no curve to compare: its loss
-is checked against padded rows.
-"""
+"""Twenty steps of CPO, SimPO and ORPO give TRL's loss curve."""
 
 from __future__ import annotations
 
@@ -36,3 +32,13 @@ def test_loss_types(
 ) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     assert_same_curve(*both_curves("cpo", make_rows("preference"), settings | ONE_PASS))
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_orpo(
+    both_curves: Callable[..., Any], assert_same_curve: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On prompts of one token, of which nothing is predicted: TRL takes the likelihood of the prompt too."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    rows = [row | {"prompt": "?"} for row in make_rows("preference")]
+    assert_same_curve(*both_curves("orpo", rows, {"beta": 0.3} | ONE_PASS))
