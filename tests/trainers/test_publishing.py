@@ -172,8 +172,8 @@ def test_the_token_is_in_no_file_of_the_run(tmp_path, hub):
 
 
 def test_the_token_of_a_command_is_in_no_file_of_the_run(tmp_path, hub, monkeypatch):
-    words = ["sft", "--hub_token", "hf_secret", "--hub-token=hf_secret", "sft.push_to_hub_token=hf_secret", "--seed", "1"]
-    monkeypatch.setattr("sys.argv", ["posttrain", *words, "{token: hf_abcdefghijklmnopqrstuvwxyz}"])
+    flags = ["--hub_token", "hf_secret", "--hub-token=hf_secret", "sft.push_to_hub_token=hf_secret", "--seed", "1"]
+    monkeypatch.setattr("sys.argv", ["posttrain", "sft", *flags, "{token: hf_abcdefghijklmnopqrstuvwxyz}"])
     trainer = build(tmp_path, **PUSHED)
     trainer.train()
     shown = "posttrain sft --hub_token *** --hub-token=*** sft.push_to_hub_token=*** --seed 1 {token: ***}"
