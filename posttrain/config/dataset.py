@@ -66,3 +66,11 @@ class DatasetConfig(TrainingConfig):
                 "dataloader_prefetch_factor has an effect only with threads to lay out batches; "
                 "write dataloader_num_workers=1",
             )
+
+
+def not_computed(config: DatasetConfig) -> Iterator[tuple[str, str]]:
+    """The problems of a training that takes no compute_metrics: settings of what it would be given."""
+    for name in ("include_for_metrics", "batch_eval_metrics", "eval_do_concat_batches"):
+        value, usual = getattr(config, name), type(config).model_fields[name]
+        if value != usual.get_default(call_default_factory=True):
+            yield name, f"{name}={value!r} says what compute_metrics is given, which this trainer has not; leave it out"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from posttrain.config import names
 from posttrain.config.base import option
-from posttrain.config.dataset import DatasetConfig
+from posttrain.config.dataset import DatasetConfig, not_computed
 from posttrain.config.names import Fixed, now
 
 OfflineLoss = Literal["awr", "raft", "reinforce", "topr"]
@@ -107,6 +107,13 @@ class OfflineRLConfig(DatasetConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
+        yield from not_computed(self)
+        if self.length_column_name != type(self).model_fields["length_column_name"].default:
+            yield (
+                "length_column_name",
+                f"length_column_name={self.length_column_name!r}: several answers to a prompt are laid out together, "
+                "and group_by_length sorts by all their tokens; leave it out",
+            )
         for name, loss in (
             ("temperature", "awr"), ("max_weight", "awr"), ("normalize_weights", "awr"), ("reward_threshold", "raft"),
         ):  # fmt: skip

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from posttrain.config import reward_names as names
 from posttrain.config.base import option
-from posttrain.config.dataset import DatasetConfig
+from posttrain.config.dataset import DatasetConfig, not_computed
 
 _PAIRS = "Pairs"
 _WRITES_NOTHING = ("gate", "drift_steps", "drift_text")
@@ -40,6 +40,7 @@ class RewardConfig(DatasetConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
+        yield from not_computed(self)
         for name in _WRITES_NOTHING:
             if getattr(self, name, None) is not None:
                 yield name, f"{name} looks at answers, and a reward model writes none; give an eval_dataset instead"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -12,8 +12,10 @@ from posttrain.config.pairs import PairConfig
 from posttrain.config.reference_free import CPOConfig, ORPOConfig
 from posttrain.errors import ConfigError
 from posttrain.trainers.assembly import Assembled, resolve_tokenizer
+from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.pairs import assemble_pairs
+from posttrain.trainers.predictions import Predictions
 from posttrain.trainers.trainer import Plan, Trainer
 
 
@@ -34,13 +36,16 @@ class CPOTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
+        compute_metrics: Callable[..., Any] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         config = args or CPOConfig()
         if not isinstance(config, CPOConfig):
             raise ConfigError(f"args is a {type(config).__name__}; CPOTrainer takes a CPOConfig of posttrain")
         assembled, plan, tokenizer = _without_reference(
-            model, config, cpo_loss(config), train_dataset, eval_dataset, processing_class, peft_config, callbacks
-        )
+            model, config, cpo_loss(config), train_dataset, eval_dataset, processing_class, peft_config, callbacks,
+            compute_metrics, preprocess_logits_for_metrics,
+        )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
 
 
@@ -61,14 +66,17 @@ class ORPOTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
+        compute_metrics: Callable[..., Any] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         config = args or ORPOConfig()
         if not isinstance(config, ORPOConfig):
             raise ConfigError(f"args is a {type(config).__name__}; ORPOTrainer takes an ORPOConfig of posttrain")
         loss = DPOLoss(beta=config.beta, loss_weights=(("orpo", 1.0), ("sft", 1.0)), mean_rewards=True)
         assembled, plan, tokenizer = _without_reference(
-            model, config, loss, train_dataset, eval_dataset, processing_class, peft_config, callbacks
-        )
+            model, config, loss, train_dataset, eval_dataset, processing_class, peft_config, callbacks,
+            compute_metrics, preprocess_logits_for_metrics,
+        )  # fmt: skip
         super().__init__(assembled, plan, tokenizer=tokenizer, callbacks=callbacks, optimizers=optimizers)
 
 
@@ -96,9 +104,16 @@ def _without_reference(
     processing_class: Any,
     peft_config: Any,
     callbacks: Sequence[TrainerCallback] | None,
+    compute_metrics: Callable[..., Any] | None,
+    preprocess: Callable[..., Any] | None,
 ) -> tuple[Assembled, Plan, PreTrainedTokenizerBase]:
     tokenizer = resolve_tokenizer(model, processing_class, config)
+    train_dataset, lengths = column_of_lengths(train_dataset, config)
     assembled, train, evaluation = assemble_pairs(
         model, tokenizer, config, train_dataset, eval_dataset, peft_config=peft_config, callbacks=callbacks
     )
-    return assembled, offline_plan(assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss), tokenizer
+    plan = offline_plan(
+        assembled, train=train, evaluation=evaluation, build=dpo_batch, loss=loss, lengths=of_trees(lengths, train),
+        predictions=None if compute_metrics is None else Predictions(assembled, compute_metrics, preprocess),
+    )  # fmt: skip
+    return assembled, plan, tokenizer

@@ -19,6 +19,7 @@ from posttrain.rewards.columns import ANSWER_COLUMNS
 from posttrain.rewards.names import REWARDS
 from posttrain.trainers.assembly import assemble, resolve_tokenizer
 from posttrain.trainers.held_out_pairs import HeldOut, HeldOutPairs
+from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.trainer import Trainer
 
@@ -58,13 +59,17 @@ class RewardTrainer(Trainer):
                 return None
             return scored_pairs(dataset, tokenizer, config.max_length, processes=config.dataset_num_proc, name=name)
 
+        train_dataset, lengths = column_of_lengths(train_dataset, config)
         train, evaluation = read(train_dataset, "train_dataset"), read(eval_dataset, "eval_dataset")
         assembled = assemble(
             model, tokenizer, config, train=train, evaluation=evaluation, peft_config=peft_config, callbacks=callbacks,
             dropout=not config.disable_dropout, scores=True,
         )  # fmt: skip
         loss = RewardLoss(centre=config.center_rewards_coefficient)
-        plan = offline_plan(assembled, train=train, evaluation=evaluation, build=reward_batch, loss=loss)
+        plan = offline_plan(
+            assembled, train=train, evaluation=evaluation, build=reward_batch, loss=loss,
+            lengths=of_trees(lengths, train),
+        )  # fmt: skip
         self._held_out: HeldOutPairs | None = None
         if evaluation is not None:
             self._held_out = HeldOutPairs(

@@ -8,7 +8,19 @@ import torch
 from padded_rows import CONVERSATIONS, PAIRS
 from tiny import build_model, build_tokenizer
 
-from posttrain import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from posttrain import (
+    CPOConfig,
+    CPOTrainer,
+    DPOConfig,
+    DPOTrainer,
+    OfflineRLConfig,
+    ORPOConfig,
+    ORPOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 from posttrain.errors import ConfigError
 from posttrain.sources.ahead import AheadSource
 from posttrain.sources.offline import OfflineSource
@@ -218,6 +230,54 @@ def test_rows_are_grouped_by_a_column_of_lengths_where_there_is_one(tmp_path):
         seen[column] = [trainer.processing_class.decode(forest.tokens) for forest in forests_]
     assert seen["length"] == sorted(seen["length"], reverse=True)
     assert seen["own"] == sorted(seen["own"])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config"), [(CPOTrainer, CPOConfig), (ORPOTrainer, ORPOConfig), (RewardTrainer, RewardConfig)]
+)
+def test_pairs_without_a_reference_are_grouped_by_their_column_too(tmp_path, trainer, config):
+    rows = [{"prompt": "a", "chosen": f" word {i}", "rejected": " no", "own": -i} for i in range(8)]
+    options = {"train_sampling_strategy": "group_by_length", "length_column_name": "own", "max_steps": 8}
+    made = trainer(
+        model=build_model("llama"), args=config(**fields(tmp_path, options | {"per_device_train_batch_size": 1})),
+        train_dataset=rows, processing_class=build_tokenizer(),
+    )  # fmt: skip
+    seen = forests(made)
+    made.train()
+    texts = [made.processing_class.decode(forest.tokens) for forest in seen]
+    assert texts == sorted(texts)
+
+
+@pytest.mark.parametrize(("trainer", "config"), [(CPOTrainer, CPOConfig), (ORPOTrainer, ORPOConfig)])
+def test_metrics_of_pairs_without_a_reference_are_computed_as_asked(tmp_path, trainer, config):
+    given = []
+
+    def compute(prediction, compute_result):
+        given.append(prediction)
+        return {"batches": len(given)} if compute_result else {}
+
+    options = {"batch_eval_metrics": True, "per_device_eval_batch_size": 2, "include_for_metrics": ["inputs"]}
+    made = trainer(
+        model=build_model("llama"), args=config(**fields(tmp_path, options)), train_dataset=PAIRS,
+        eval_dataset=PAIRS[:4], processing_class=build_tokenizer(), compute_metrics=compute,
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+    )  # fmt: skip
+    assert made.evaluate()["eval_batches"] == 2
+    assert all(one.predictions.shape == one.inputs.shape for one in given)
+
+
+@pytest.mark.parametrize("config", [RewardConfig, OfflineRLConfig])
+@pytest.mark.parametrize(
+    "setting", [{"include_for_metrics": ["loss"]}, {"batch_eval_metrics": True}, {"eval_do_concat_batches": False}]
+)
+def test_what_compute_metrics_is_given_is_refused_where_there_is_none(config, setting):
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))}=.* leave it out"):
+        config(**setting)
+
+
+def test_a_column_of_lengths_is_refused_for_prompts_with_several_answers():
+    with pytest.raises(ConfigError, match="length_column_name='own': several answers"):
+        OfflineRLConfig(length_column_name="own")
 
 
 def test_a_reference_is_asked_at_each_step_and_gives_the_same(tmp_path):
