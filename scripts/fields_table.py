@@ -31,7 +31,7 @@ NOTES: Mapping[str, str] = {
     "enable_jit_checkpoint": "true: SIGTERM ends a run with a checkpoint, and Ctrl-C does the same",
     "fp16": "a step whose gradient overflows is computed again with half the scale, so no batch is lost",
     "include_for_metrics": "`loss` is a row's own mean negative log-likelihood. `compute_metrics` is an argument of "
-    "SFTTrainer and DPOTrainer; logits are there before trained tokens, zeros elsewhere",
+    "the trainers on demonstrations, pairs and marked answers; logits are there before trained tokens, zeros elsewhere",
     "log_level": "`warning` and above keep a run from telling its progress; what goes wrong is still said at `warning`",
     "logging_nan_inf_filter": "such a step is skipped either way and counted as `nonfinite_steps`",
     "optim": "schedule-free, LOMO and layer-wise optimisers are refused; those of bitsandbytes, torchao, grokadamw and "
