@@ -13,6 +13,7 @@ import yaml
 from posttrain.config.base import Config
 from posttrain.config.evaluated import evaluated_on
 from posttrain.config.methods import METHODS, MethodShape
+from posttrain.config.reporting import without_tokens
 from posttrain.config.yaml_file import Lines, parse_mapping, parse_value, read_text, set_dotted
 from posttrain.errors import ConfigError, nearest
 
@@ -23,7 +24,6 @@ SET_BY_RUNNER = {
     "output_dir": "a stage writes to its own directory under the recipe's output_dir",
     "resume_from_checkpoint": "a stage that was interrupted is resumed without being told",
 }
-SECRET = ("hub_token", "push_to_hub_token")  # written to no file
 
 Outputs = Mapping[str, Mapping[str, str]]  # stage -> output -> path
 
@@ -80,11 +80,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe with its overrides, as a file that runs the same again; tokens for uploading are left out."""
-        stages = [
-            {"name": stage.name, "method": stage.method}
-            | {field: value for field, value in stage.values.items() if field not in SECRET}
-            for stage in self.stages
-        ]
+        stages = [{"name": stage.name, "method": stage.method, **without_tokens(stage.values)} for stage in self.stages]
         said = {"name": self.name, "description": self.description, "seed": self.seed, "output_dir": self.output_dir}
         kept = {key: value for key, value in said.items() if value not in (None, "")}
         return yaml.safe_dump({**kept, "stages": stages}, sort_keys=False, allow_unicode=True)

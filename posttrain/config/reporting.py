@@ -1,6 +1,6 @@
 """`ReportingConfig`: where a run reports beside its own files, and what is uploaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -15,6 +15,18 @@ OTHER_TRACKERS = dict.fromkeys(
 )
 _TO, _HUB = "Trackers", "Uploading"
 _ONLY_WITH_PUSH = ("hub_strategy", "hub_private_repo", "hub_revision", "hub_always_push")
+_TOKENS = ("hub_token", "push_to_hub_token")
+
+
+def without_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without those that hold a token of the hub, and what loads a model without its `token`."""
+    return {
+        name: {key: item for key, item in value.items() if key != "token"}
+        if name == "model_init_kwargs" and isinstance(value, Mapping)
+        else value
+        for name, value in values.items()
+        if name not in _TOKENS
+    }
 
 
 class ReportingConfig(Config):
@@ -40,8 +52,8 @@ class ReportingConfig(Config):
     hub_always_push: bool = option(False, "Upload a checkpoint even while the one before is on its way.", group=_HUB)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values. The token is left out: what is written here ends up in files."""
-        return super().to_dict() | {"hub_token": None}
+        """The fields as plain values. Tokens are left out: what is written here ends up in files."""
+        return {"hub_token": None} | without_tokens(super().to_dict())
 
     @field_validator("report_to", mode="before")
     @classmethod

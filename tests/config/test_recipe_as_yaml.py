@@ -15,8 +15,12 @@ def test_a_recipe_and_its_overrides_survive_being_written(tmp_path):
         assert again.stage("sft").values["learning_rate"] == 0.5
 
 
-def test_a_token_for_uploading_is_not_written_down():
+def test_a_token_is_not_written_down():
     text = "stages:\n- {name: a, method: sft, model: m, train_dataset: d, push_to_hub: true}\n"
-    recipe = parse_recipe(text, "recipe", ["a.hub_token=hf_secret"])
-    assert recipe.stage("a").resolve({}).hub_token == "hf_secret"
-    assert "hf_secret" not in recipe.to_yaml()
+    given = ["a.hub_token=hf_secret", "a.model_init_kwargs={token: hf_secret, revision: main}"]
+    recipe = parse_recipe(text, "recipe", given)
+    fields = recipe.stage("a").resolve({})
+    assert fields.hub_token == fields.model_init_kwargs["token"] == "hf_secret"
+    assert "hf_secret" not in recipe.to_yaml() + fields.to_yaml()
+    assert fields.to_dict()["model_init_kwargs"] == {"revision": "main"}
+    assert "revision: main" in recipe.to_yaml()
