@@ -136,9 +136,15 @@ def answers_of_rows(
         "understood": f"{report.understood}, and {column!r} says how good the answer is",
         "trained": report.trained,
         "ignored_columns": report.ignored_columns,
-        "notes": (*read_as, *report.notes),
+        "notes": (*read_as, *report.notes, *weights_note(made.trees)),
     }
     return answers, base
+
+
+def weights_note(trees: Sequence[Segment]) -> list[str]:
+    """What the report should say where messages have weights, which only SFT multiplies with."""
+    weighted = any("weight" in leaf.columns for tree in trees for leaf in tree.leaves())
+    return ["Here a turn of weight 0 is context, and all others count the same."] if weighted else []
 
 
 def _without_end(tree: Segment, tokenizer: Any) -> Segment:

@@ -10,7 +10,7 @@ from posttrain.data.formats import READ_BY, detect, examples, holds_pairs
 from posttrain.data.loading import Rows, load_rows
 from posttrain.data.per_source import per_source
 from posttrain.data.report import Tally
-from posttrain.data.rewarded_rows import Part, as_demonstration
+from posttrain.data.rewarded_rows import Part, as_demonstration, weights_note
 from posttrain.data.trees import EQUAL, TreeSet, Truncation, sft_trees
 from posttrain.errors import DataError, nearest
 from posttrain.types import Segment
@@ -63,8 +63,11 @@ def unpaired_trees(
         ignored_columns=made.report.ignored_columns,
         rows_read=len(part) + tally.dropped.get(EQUAL, (0, []))[0],
         rows_kept=len(trees),
-        notes=(*notes, f"{good:,} good answers, {len(trees) - good:,} bad ones.", *made.report.notes),
-    )
+        notes=(
+            *notes, f"{good:,} good answers, {len(trees) - good:,} bad ones.", *made.report.notes,
+            *weights_note(made.trees),
+        ),
+    )  # fmt: skip
     return TreeSet(trees=trees, rows=[part.kept[row] for row in whole], report=report)
 
 

@@ -9,7 +9,9 @@ import pytest
 from chats import CHATML, assistant, system, trained, user
 
 from posttrain.algorithms.sft import sft_batch
+from posttrain.data.rewarded import reward_trees
 from posttrain.data.trees import preference_trees, sft_trees
+from posttrain.data.unpaired import unpaired_trees
 from posttrain.errors import CheckpointError, DataError
 from posttrain.sources.offline import OfflineSource
 
@@ -72,6 +74,14 @@ def test_a_run_is_not_resumed_with_other_weights(chat_tokenizer: Any) -> None:
 def test_a_conversation_of_which_nothing_is_to_be_trained_is_dropped(chat_tokenizer: Any) -> None:
     found = sft_trees([talk({"weight": 0}), talk({})], chat_tokenizer, max_length=None)
     assert found.rows == [1]
+
+
+@pytest.mark.parametrize("read", [unpaired_trees, reward_trees])
+def test_answers_that_are_judged_say_that_weights_do_not_count(chat_tokenizer: Any, read: Any) -> None:
+    said = "Here a turn of weight 0 is context, and all others count the same."
+    rows = [{**talk({}, {"weight": weight}), "label": True} for weight in (0.5, 1)]
+    assert said in read(rows, chat_tokenizer, max_length=None).report.notes
+    assert said not in read(rows[1:], chat_tokenizer, max_length=None).report.notes
 
 
 @pytest.mark.parametrize(
