@@ -39,6 +39,7 @@ LOSSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "apo_zero": ("dpo", {"loss_type": "apo_zero"}),
     "apo_down": ("dpo", {"loss_type": "apo_down"}),
     "discopop": ("dpo", {"loss_type": "discopop"}),
+    "discopop, tau 0.5": ("dpo", {"loss_type": "discopop", "discopop_tau": 0.5}),
     "forward_kl": ("dpo", {"f_divergence_type": "forward_kl"}),
     "js_divergence": ("dpo", {"f_divergence_type": "js_divergence"}),
     "alpha_divergence": ("dpo", {"f_divergence_type": "alpha_divergence"}),
