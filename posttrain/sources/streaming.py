@@ -49,6 +49,7 @@ class StreamingSource:
             "shuffle_buffer_size": self._size,
         }
         self._step, self._pass = 0, 0
+        self._left: list[int] = []  # the steps after which a pass was left early
         self._pending: deque[tuple[int, int, Segment]] = deque()  # row, which of its trees, the tree
         self._dropped, self._seen = 0, 0  # rows of this step that could not be trained; trees of this pass
         self._begin()
@@ -120,6 +121,7 @@ class StreamingSource:
 
     def end_epoch(self) -> None:
         """Leaves out what is left of the pass."""
+        self._left.append(self._step)
         self._pass += 1
         self._pending.clear()
         self._begin()
@@ -136,6 +138,7 @@ class StreamingSource:
             "settings": self._settings,
             "step": self._step,
             "pass": self._pass,
+            "left": list(self._left),
             "read": self._read,
             "seen": self._seen,
             "buffer": [number for number, _ in self._buffer],
@@ -150,9 +153,9 @@ class StreamingSource:
         """Raises CheckpointError where the stream, up to where the run stood, is not what it was."""
         require_same(self._settings, state["settings"])
         if not state["steps_alone"]:
-            self._replay(int(state["step"]))
+            self._replay(int(state["step"]), state["left"])
             return
-        self._step, self._pass = state["step"], state["pass"]
+        self._step, self._pass, self._left = state["step"], state["pass"], list(state["left"])
         self._pending.clear()
         self._begin()
         waiting = {*state["buffer"], *(number for number, _ in state["pending"])}
@@ -172,7 +175,11 @@ class StreamingSource:
         made = dict(zip(owners, self._stream.trees([kept[number] for number in owners]))) if owners else {}
         self._pending += [(number, index, made[number][index]) for number, index in state["pending"]]
 
-    def _replay(self, steps: int) -> None:
-        """Reads and renders everything up to this step again."""
+    def _replay(self, steps: int, left: Sequence[int]) -> None:
+        """Reads and renders everything up to this step again, and leaves the passes that were left."""
+        for step in left:
+            while self._step < step:
+                self._trees()
+            self.end_epoch()
         while self._step < steps:
             self._trees()

@@ -90,6 +90,24 @@ def test_a_resumed_stream_goes_on_to_the_bit(world_size):
             changed.load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_pass_that_was_left_early_is_left_by_a_resumed_stream_too(world_size):
+    options = {"rows_per_step": 3 * world_size, "world_size": world_size, "rank": world_size - 1}
+    first, read = source(range(20), **options)
+    first.next()
+    first.end_epoch()
+    for _ in range(2):
+        first.next()
+    first.end_epoch()
+    second, _ = source(range(20), **options)
+    second.load_state_dict(first.state_dict())
+    third, _ = source(range(20), **options)
+    third.load_state_dict(second.state_dict())
+    wanted = [read(first.next()) for _ in range(3)]
+    assert [read(second.next()) for _ in range(3)] == wanted
+    assert [read(third.next()) for _ in range(3)] == wanted
+
+
 def test_an_endless_stream_is_trained_with_few_rows_alive():
     class Row(dict):
         __hash__ = object.__hash__
