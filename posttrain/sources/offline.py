@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,7 @@ class OfflineSource:
             "order of the rows": strategy,
             "dataloader_drop_last": drop_last,
             **({"set of rewards": rewards} if rewards else {}),
+            **({"column of lengths": _digest(map(float, lengths))} if lengths is not None else {}),
             **({"mixture": [share.per_epoch for share in shares]} if shares else {}),
         }
         self._shares = shares
@@ -147,6 +148,10 @@ def epoch_order(rows: int, strategy: str, seed: int, epoch: int) -> list[int]:
 def steps_per_epoch(rows: int, rows_per_step: int, drop_last: bool) -> int:
     """Steps of one pass over the data."""
     return rows // rows_per_step if drop_last else math.ceil(rows / rows_per_step)
+
+
+def _digest(values: Iterable[float]) -> str:
+    return hashlib.blake2b(repr(list(values)).encode(), digest_size=16).hexdigest()
 
 
 def _content(trees: Sequence[Segment]) -> str:

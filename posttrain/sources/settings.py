@@ -10,7 +10,7 @@ from posttrain.errors import CheckpointError
 
 def require_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     """Raises CheckpointError, naming what differs, when the batches would not be those that the run began with."""
-    changed = [name for name, value in now.items() if before[name] != value]
+    changed = [name for name in {**now, **before} if now.get(name) != before.get(name)]
     if changed:
         raise CheckpointError(
             f"the run cannot be resumed, because it began with another {' and another '.join(changed)}. "

@@ -21,7 +21,7 @@ from posttrain import (
     SFTConfig,
     SFTTrainer,
 )
-from posttrain.errors import ConfigError
+from posttrain.errors import CheckpointError, ConfigError
 from posttrain.sources.ahead import AheadSource
 from posttrain.sources.offline import OfflineSource
 from posttrain.types import Segment, TokenForest
@@ -230,6 +230,18 @@ def test_rows_are_grouped_by_a_column_of_lengths_where_there_is_one(tmp_path):
         seen[column] = [trainer.processing_class.decode(forest.tokens) for forest in forests_]
     assert seen["length"] == sorted(seen["length"], reverse=True)
     assert seen["own"] == sorted(seen["own"])
+
+
+def test_other_lengths_are_another_order_to_a_resumed_run():
+    trees = [Segment(tokens=[1, 2, 3], trained=[(1, 3)]) for _ in range(4)]
+
+    def source(lengths):
+        return OfflineSource(trees, len, rows_per_step=1, seed=0, strategy="group_by_length", lengths=lengths)
+
+    source([1, 2, 3, 4]).load_state_dict(source([1.0, 2.0, 3.0, 4.0]).state_dict())
+    for other in ([4, 3, 2, 1], None):
+        with pytest.raises(CheckpointError, match="column of lengths"):
+            source(other).load_state_dict(source([1, 2, 3, 4]).state_dict())
 
 
 @pytest.mark.parametrize(
