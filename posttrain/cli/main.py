@@ -55,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PosttrainError as error:
         print(f"posttrain: {error}", file=sys.stderr)
         return 2
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        need = "; a directory is needed there" if isinstance(error, FileExistsError | NotADirectoryError) else ""
+        print(f"posttrain: {error.filename}: {error.strerror}{need}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nposttrain: interrupted", file=sys.stderr)
         return 130

@@ -27,6 +27,21 @@ def test_every_help_has_an_example(command: list[str], capsys: pytest.CaptureFix
     assert max(map(len, page.splitlines())) <= 110
 
 
+def test_a_file_in_the_way_of_a_directory_is_an_error_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "out"
+    taken.write_text("")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    for directory in (taken, taken / "deeper"):
+        assert cli.main(["data", "convert", str(rows), "--output", str(directory / "x.jsonl"), "--to", "messages"]) == 2
+        said = capsys.readouterr().err
+        assert "a directory is needed there" in said
+        assert str(taken) in said
+        assert "Traceback" not in said
+
+
 def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["dpo", "--help"])
     page = capsys.readouterr().out
