@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,9 @@ def apply_lora(
     config.trainable_token_indices = _trained_rows(model, config, tokens)
     refuse_unmatched(config, model)
     try:
-        adapted: PeftModel = get_peft_model(model, config)
+        with warnings.catch_warnings():  # peft asks transformers by a name that is to go
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            adapted: PeftModel = get_peft_model(model, config)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(
             f"the adapter cannot be put onto {type(model).__name__}: {str(error).splitlines()[0]} Its linear layers are"
