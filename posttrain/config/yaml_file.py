@@ -82,7 +82,8 @@ def parse_mapping(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     finally:
         loader.dispose()
     if not isinstance(value, dict):
-        raise ConfigError(f"{source}: holds {type(value).__name__}, not fields; write one `name: value` a line")
+        what = {list: "a list", str: "text"}.get(type(value), type(value).__name__)
+        raise ConfigError(f"{source}: holds {what}, not fields; write one `name: value` a line")
     return value, lines
 
 

@@ -306,7 +306,7 @@ def _misfit(row: Row, task: Task, text_field: str) -> str:
     columns = [str(column) for column in row]
     found = f"{task} cannot learn from the columns {', '.join(columns) or '(none)'}."
     if task == "SFT" and text_field != "text":
-        near = nearest(text_field, columns)
+        near = nearest(text_field, columns) or "."
         return f"there is no column {text_field!r} (dataset_text_field){near} {found}"
     if isinstance(row.get("label"), bool):
         return (

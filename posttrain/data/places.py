@@ -144,7 +144,7 @@ def _reach(record: Mapping[str, Any], column: str, where: Any) -> Any:
         else:
             names = [str(name) for name in record]
             raise DataError(
-                f"{where()}: there is no column {column!r} (columns){nearest(column, names)} Its columns: "
+                f"{where()}: there is no column {column!r} (columns){nearest(column, names) or '.'} Its columns: "
                 f"{', '.join(names)}."
             )
     return value

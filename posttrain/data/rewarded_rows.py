@@ -52,7 +52,7 @@ def find_reward_column(rows: Rows, asked: str | None) -> str:
         if asked in columns:
             return asked
         raise DataError(
-            f"{rows.where(0)}: there is no column {asked!r} (reward_column){nearest(asked, columns)} Columns: "
+            f"{rows.where(0)}: there is no column {asked!r} (reward_column){nearest(asked, columns) or '.'} Columns: "
             f"{', '.join(columns)}."
         )
     found = next((column for column in REWARDS if column in columns), None)

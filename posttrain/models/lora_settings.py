@@ -144,8 +144,8 @@ def refuse_unmatched(config: LoraConfig, model: Any) -> None:
             if not any(re.fullmatch(rf"(.*\.)?({name.lstrip('^')})", path) for path in paths):
                 raise ConfigError(
                     f"the adapter cannot be put onto {type(model).__name__}: {field} names {name!r}, which it does not"
-                    f" have. Its linear layers are {', '.join(layers)}{nearest(name, layers)}. Leave target_modules out"
-                    " for all of them but the head."
+                    f" have. Its linear layers are {', '.join(layers)}{nearest(name, layers) or '.'} Leave"
+                    " target_modules out for all of them but the head."
                 )
     numbers = config.layers_to_transform
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)

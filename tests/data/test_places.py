@@ -77,6 +77,8 @@ def test_columns_are_renamed_and_reached_into(tmp_path: Path) -> None:
     assert list(load_rows(source)) == [{"instances": [{"output": "2"}], "id": 7, "prompt": "1 + 1?", "completion": "2"}]
     with pytest.raises(DataError, match=r"a.jsonl:1: there is no column 'qq' \(columns\); did you mean 'q'"):
         load_rows({"path": str(path), "columns": {"prompt": "qq"}})
+    with pytest.raises(DataError, match=r"no column 'zzz' \(columns\)\. Its columns: q, "):
+        load_rows({"path": str(path), "columns": {"prompt": "zzz"}})
 
 
 def test_a_misspelt_field_of_a_source_leads_back(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_the_start_says_what_is_trained(config, said, tiny_model):
         ({"target_modules": ["q_proj", "k_prj"]}, "target_modules names 'k_prj'.*did you mean 'k_proj'"),
         ({"target_parameters": ["experts.no"]}, "target_parameters names 'experts.no', which it does not have"),
         ({"modules_to_save": ["score"]}, "modules_to_save names 'score'"),
-        ({"rank_pattern": {"qproj": 3}}, "rank_pattern names 'qproj'"),
+        ({"rank_pattern": {"qproj": 3}}, "rank_pattern names 'qproj'.*did you mean 'q_proj'. Leave"),
         ({"alpha_pattern": {"layers.2.*q_proj": 3}}, "alpha_pattern names 'layers.2"),
         (LoraConfig(layers_to_transform=[0, 2]), "layers_to_transform has 2: Qwen2ForCausalLM has the layers 0 to 1"),
     ],
