@@ -20,9 +20,10 @@ _PAGE = Page(
         "same command asks again. FILE.answers.jsonl holds what was answered: nothing is asked twice."
     ),
     example="""\
-posttrain data distill prompts.jsonl --model big --endpoint http://localhost:8000/v1 --count 4 --output distilled.jsonl
-posttrain data distill prompts.jsonl --model gpt-4o-mini --endpoint https://api.openai.com/v1 --prompt_price 0.15 \\
-    --completion_price 0.6 --system_message "Answer step by step." --keep_system false --output distilled.jsonl""",
+posttrain data distill prompts.jsonl --model big --endpoint http://localhost:8000/v1 --output told.jsonl
+posttrain data distill prompts.jsonl --model gpt-4o-mini --endpoint https://api.openai.com/v1 \\
+    --prompt_price 0.15 --completion_price 0.6 --system_message "Answer step by step." --keep_system false \\
+    --output distilled.jsonl""",
     following="posttrain sft --model MODEL --train_dataset {output} --output_dir out",
 )
 
