@@ -10,9 +10,23 @@ from typing import Any
 from posttrain.config.base import Config
 from posttrain.config.identity import path_identity as path_identity
 from posttrain.config.identity import read_paths as read_paths
+from posttrain.config.reporting import ReportingConfig
 
 # They change how a run is shown or where it lies, not what it computes.
-_NOT_RESULT = ("output_dir", "resume_from_checkpoint", "disable_tqdm", "run_name", "report_to")
+_NOT_RESULT = frozenset(
+    [
+        "output_dir",
+        "resume_from_checkpoint",
+        "disable_tqdm",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "skip_memory_metrics",
+        "dataloader_num_workers",
+        "dataset_num_proc",
+        *ReportingConfig.model_fields,
+    ]
+)
 
 
 def stage_key(method: str, fields: Config, reads: tuple[str, ...]) -> dict[str, Any]:

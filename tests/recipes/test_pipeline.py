@@ -137,6 +137,8 @@ def test_what_does_not_change_the_result_does_not_run_a_stage(fake: Fake) -> Non
     fake.go()
     fake.go("sft.disable_tqdm=true", "dpo.run_name=x")
     assert fake.names == []
+    fake.go("sft.report_to=all", "sft.project=other", "sft.dataset_num_proc=2", "sft.hub_model_id=me/model")
+    assert fake.names == []
 
 
 def test_a_stage_whose_output_is_gone_runs_again(fake: Fake) -> None:
