@@ -82,7 +82,7 @@ def parse_mapping(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     finally:
         loader.dispose()
     if not isinstance(value, dict):
-        what = {list: "a list", str: "text"}.get(type(value), type(value).__name__)
+        what = "a list" if isinstance(value, list) else "text" if isinstance(value, str) else type(value).__name__
         raise ConfigError(f"{source}: holds {what}, not fields; write one `name: value` a line")
     return value, lines
 
