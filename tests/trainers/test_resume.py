@@ -16,9 +16,10 @@ import torch
 from posttrain.engine.checkpoint import checkpoints, load_state, save_checkpoint
 from posttrain.errors import CheckpointError
 
-FULL = ["sft", "dpo", "reward", "grpo", "ppo", "critic", "offline"]
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("kto", "bco", "kto-lora", "bco-lora")]
-METHODS = [*FULL, *(f"{method}-lora" for method in FULL), *SLOW]
+QUICK = ["sft", "dpo-lora", "reward", "grpo", "ppo-lora", "critic", "offline"]
+ALL = [f"{method}{kind}" for method in ("sft", "dpo", "reward", "grpo", "ppo", "critic", "offline", "kto", "bco")
+       for kind in ("", "-lora")]  # fmt: skip
+METHODS = [*QUICK, *(pytest.param(method, marks=pytest.mark.slow) for method in ALL if method not in QUICK)]
 
 
 def run_job(method, output_dir, resume, answer):

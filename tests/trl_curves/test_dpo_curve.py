@@ -15,9 +15,9 @@ from peft import LoraConfig
     [
         {"loss_type": "sigmoid"},
         pytest.param({"loss_type": "sigmoid", "precompute_ref_log_probs": True}, marks=pytest.mark.slow),
-        {"loss_type": "ipo", "beta": 0.5},
+        pytest.param({"loss_type": "ipo", "beta": 0.5}, marks=pytest.mark.slow),
         pytest.param({"loss_type": "hinge", "beta": 0.3}, marks=pytest.mark.slow),
-        {"loss_type": "robust", "label_smoothing": 0.2},
+        pytest.param({"loss_type": "robust", "label_smoothing": 0.2}, marks=pytest.mark.slow),
         {"loss_type": ["sigmoid", "ipo"], "loss_weights": [0.7, 0.3], "beta": 0.5},
         pytest.param({"loss_type": "sigmoid_norm", "beta": 5.0}, marks=pytest.mark.slow),
         pytest.param({"loss_type": "exo_pair", "label_smoothing": 0.01}, marks=pytest.mark.slow),
@@ -31,7 +31,7 @@ from peft import LoraConfig
         pytest.param({"f_divergence_type": "js_divergence"}, marks=pytest.mark.slow),
         pytest.param({"f_divergence_type": "alpha_divergence"}, marks=pytest.mark.slow),
         pytest.param({"ld_alpha": 0.3, "loss_type": ["sigmoid", "ipo"]}, marks=pytest.mark.slow),
-        {"use_weighting": True},
+        pytest.param({"use_weighting": True}, marks=pytest.mark.slow),
         pytest.param(
             {"sync_ref_model": True, "ref_model_sync_steps": 6, "ref_model_mixup_alpha": 0.7}, marks=pytest.mark.slow
         ),
