@@ -59,7 +59,8 @@ class StreamingSource:
         self._rows: Iterator[Placed] = self._stream.open()
         self._read = 0
         self._buffer: list[Numbered] = []
-        self._digest = hashlib.blake2b(digest_size=16)  # of the rows that were read
+        self._undone: list[Numbered] = []  # drawn, and not yet made into trees: where that fails they are still there
+        self._digest = 0  # of the rows that were made into trees, in any order
         self._generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._pass) * 1_009 + self._rank)
         self._seen = 0
 
@@ -80,42 +81,43 @@ class StreamingSource:
     def _trees(self) -> list[Segment]:
         self._dropped = 0
         while len(self._pending) < self._needed:
-            drawn = self._drawn(self._needed - len(self._pending))
-            if not drawn:
+            self._draw(self._needed - len(self._pending))
+            if not self._undone:
                 if not self._seen:
                     raise DataError(f"{self._stream.source}: a whole pass had no row that can be trained.")
                 self._pass += 1
                 self._begin()
                 continue
-            for (number, _), trees in zip(drawn, self._stream.trees([placed for _, placed in drawn])):
+            made = self._stream.trees([placed for _, placed in self._undone])
+            for (number, placed), trees in zip(self._undone, made):
                 self._pending += [(number, index, tree) for index, tree in enumerate(trees)]
+                self._digest += _hash(number, placed)
                 self._dropped += not trees
                 self._seen += len(trees)
+            self._undone = []
         self._step += 1
         return [self._pending.popleft()[2] for _ in range(self._needed)]
 
-    def _drawn(self, count: int) -> list[Numbered]:
-        """At most so many rows of this pass."""
-        drawn: list[Numbered] = []
-        while len(drawn) < count:
+    def _draw(self, count: int) -> None:
+        """Draws until so many rows of this pass are undone, or none is left."""
+        while len(self._undone) < count:
             while len(self._buffer) < self._size and (found := self._take()) is not None:
                 self._buffer.append(found)
             if not self._buffer:
                 break
+            following = self._take()  # before anything is moved: reading may fail
             place = int(torch.randint(len(self._buffer), (1,), generator=self._generator)) if self._size > 1 else 0
-            drawn.append(self._buffer[place])
-            if (found := self._take()) is not None:
-                self._buffer[place] = found
+            self._undone.append(self._buffer[place])
+            if following is not None:
+                self._buffer[place] = following
             else:
                 self._buffer.pop(place)
-        return drawn
 
     def _take(self) -> Numbered | None:
         """The next row of this process, None at the end of the pass."""
         for placed in self._rows:
             number, self._read = self._read, self._read + 1
             if number % self._world_size == self._rank:
-                self._digest.update(repr(placed[1]).encode(errors="replace"))
                 return number, placed
         return None
 
@@ -142,9 +144,10 @@ class StreamingSource:
             "read": self._read,
             "seen": self._seen,
             "buffer": [number for number, _ in self._buffer],
+            "undone": [number for number, _ in self._undone],
             "pending": [(number, index) for number, index, _ in self._pending],
             "generator": self._generator.get_state(),
-            "digest": self._digest.hexdigest(),
+            "digest": f"{self._digest:x}",
             # each process stands elsewhere, and one writes the checkpoint: the others find their place by reading
             "steps_alone": self._world_size == 1,
         }
@@ -158,17 +161,22 @@ class StreamingSource:
         self._step, self._pass, self._left = state["step"], state["pass"], list(state["left"])
         self._pending.clear()
         self._begin()
-        waiting = {*state["buffer"], *(number for number, _ in state["pending"])}
+        untouched = {*state["buffer"], *state["undone"]}  # these may be mended
+        waiting = {*untouched, *(number for number, _ in state["pending"])}
         kept: dict[int, Placed] = {}
         while self._read < state["read"] and (found := self._take()) is not None:
             if found[0] in waiting:
                 kept[found[0]] = found[1]
-        if self._read != state["read"] or self._digest.hexdigest() != state["digest"]:
+            if found[0] not in untouched:
+                self._digest += _hash(*found)
+        if self._read != state["read"] or f"{self._digest:x}" != state["digest"]:
             raise CheckpointError(
-                f"the run cannot be resumed: the first {state['read']:,} rows of {self._stream.source} are not those "
-                "that it began with. Put them back, or start a new run with the checkpoint as its model."
+                f"the run cannot be resumed: of the first {state['read']:,} rows of {self._stream.source} those that "
+                "were trained are not what they were. Put them back, or start a new run with the checkpoint as its "
+                "model."
             )
         self._buffer = [(number, kept[number]) for number in state["buffer"]]
+        self._undone = [(number, kept[number]) for number in state["undone"]]
         self._generator.set_state(state["generator"])
         self._seen = state["seen"]
         owners = list(dict.fromkeys(number for number, _ in state["pending"]))
@@ -183,3 +191,7 @@ class StreamingSource:
             self.end_epoch()
         while self._step < steps:
             self._trees()
+
+
+def _hash(number: int, placed: Placed) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{number} {placed[1]!r}".encode(errors="replace"), digest_size=16).digest())

@@ -25,12 +25,12 @@ COMMON = {
 }  # fmt: skip
 
 
-def source(rows, *, buffer=4, dropped=(), **options):
+def source(rows, *, buffer=4, dropped=(), broken=(), **options):
     """A source over texts that are their own number, with what `rows` yields read again for each pass."""
     tokenizer = build_tokenizer()
 
     def opened():
-        return ((f"row {i}", {"text": "" if i in dropped else str(i)}) for i in rows)
+        return ((f"row {i}", i if i in broken else {"text": "" if i in dropped else str(i)}) for i in rows)
 
     def make(some):
         return sft_trees(some, tokenizer, max_length=None)
@@ -86,8 +86,22 @@ def test_a_resumed_stream_goes_on_to_the_bit(world_size):
         assert [read(second.next()) for _ in range(9 - stop)] == wanted[stop:]
     if world_size == 1:
         changed, _ = source([7, *range(1, 20)])
-        with pytest.raises(CheckpointError, match="are not those that it began with"):
+        with pytest.raises(CheckpointError, match="are not what they were"):
             changed.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("buffer", [1, 4])
+def test_a_row_that_breaks_a_run_takes_no_other_with_it_once_it_is_mended(buffer):
+    whole, read = source(range(20), buffer=buffer)
+    wanted = [read(whole.next()) for _ in range(9)]
+    first, _ = source(range(20), buffer=buffer, broken=[9])
+    found = []
+    with pytest.raises(DataError, match="row 9"):
+        found.extend(map(read, iter(first.next, None)))
+    assert found
+    mended, _ = source(range(20), buffer=buffer)
+    mended.load_state_dict(first.state_dict())
+    assert found + [read(mended.next()) for _ in range(9 - len(found))] == wanted
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
