@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,10 +70,20 @@ def _entropy(margin: Tensor) -> Tensor:
     return -logsigmoid(margin)
 
 
-UNPAIRED_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
-    "kto": _doubt,
-    "apo_zero_unpaired": _doubt,
-    "bco": _entropy,
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A loss of single answers: a function of the margin, and what the margin is taken from."""
+
+    of_margin: Callable[[Tensor], Tensor]
+    baseline: Literal["mismatched", "middle", "zero"]  # z0 of answers to other prompts, delta between the kinds, or 0
+    shown_as: str = ""  # the metric that the baseline is
+    in_nats: bool = False  # the metric is without beta
+
+
+UNPAIRED_LOSSES: dict[str, Form] = {
+    "kto": Form(of_margin=_doubt, baseline="mismatched", shown_as="kl", in_nats=True),
+    "apo_zero_unpaired": Form(of_margin=_doubt, baseline="zero"),
+    "bco": Form(of_margin=_entropy, baseline="middle", shown_as="delta"),
 }
 
 
@@ -85,12 +96,16 @@ class UnpairedLoss:
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
 
+    @property
+    def form(self) -> Form:
+        return UNPAIRED_LOSSES[self.loss_type]
+
     def __call__(self, batch: UnpairedBatch, outputs: Outputs) -> Loss:
         sequence, count = batch.forest.sequence, len(batch.forest.leaves)
         rewards = self.beta * segment_sum(outputs.logprobs - batch.ref_logprobs, sequence, count)
         margins = torch.where(batch.desirable, rewards - batch.baseline, batch.baseline - rewards)
         weights = torch.where(batch.desirable, self.desirable_weight, self.undesirable_weight)
-        term = (weights * UNPAIRED_LOSSES[self.loss_type](margins)).sum()
+        term = (weights * self.form.of_margin(margins)).sum()
         metrics = self._metrics(batch, outputs, rewards.detach())
         return Loss(terms={"unpaired": term}, metrics=metrics)
 
@@ -107,10 +122,9 @@ class UnpairedLoss:
             "logps/chosen": (logprobs[good].sum(), good.sum()),
             "logps/rejected": (logprobs[bad].sum(), bad.sum()),
         }
-        if self.loss_type == "kto":
-            metrics["kl"] = (batch.baseline.sum() / self.beta, len(good))
-        if self.loss_type == "bco":
-            metrics["delta"] = (batch.baseline.sum(), len(good))
+        if self.form.shown_as:
+            scale = self.beta if self.form.in_nats else 1.0
+            metrics[self.form.shown_as] = (batch.baseline.sum() / scale, len(good))
         tokens = token_metrics(outputs)
         if outputs.correct is not None:  # of the good answers only: nobody wants the others repeated
             of_good = good[sequence]

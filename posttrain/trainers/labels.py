@@ -25,7 +25,7 @@ def with_balance(train: TreeSet, config: UnpairedConfig, loss: UnpairedLoss) -> 
     notes = []
     if not good or not bad:
         kinds = ("bad", "good") if not good else ("good", "bad")
-        if loss.loss_type == "bco":
+        if loss.form.baseline == "middle":  # of which there is none with one kind
             raise DataError(
                 f"{train.report.source}: all {len(train.trees):,} answers are {kinds[0]}, none is {kinds[1]}. BCO "
                 "learns to tell the kinds apart and needs both; KTO can learn from one."
@@ -34,7 +34,7 @@ def with_balance(train: TreeSet, config: UnpairedConfig, loss: UnpairedLoss) -> 
             f"Warning: all answers are {kinds[0]}. KTO then only {'raises' if good else 'lowers'} their probability: "
             f"nothing in the data says what the model should {'avoid' if good else 'write instead'}."
         )
-    elif loss.loss_type != "bco":
+    elif loss.form.baseline != "middle":
         notes += _weights(good, bad, loss)
     in_order = config.train_sampling_strategy == "sequential" and not train.shares
     if in_order and (alone := _steps_of_one_kind(train.trees, config)) > 0.5:
