@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from peft import PeftModel
 from transformers import TrainerCallback
 
 from posttrain.algorithms.dpo import DPOBatch, DPOLoss, dpo_batch
@@ -24,7 +23,14 @@ from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.pairs import assemble_pairs
 from posttrain.trainers.predictions import Predictions
-from posttrain.trainers.references import Ask, asked_each_step, attach_reference, check_ref_model, reference_learner
+from posttrain.trainers.references import (
+    Ask,
+    asked_each_step,
+    attach_reference,
+    check_ref_model,
+    check_synced,
+    reference_learner,
+)
 from posttrain.trainers.trainer import Plan, Trainer
 from posttrain.types import Segment, Source
 
@@ -58,11 +64,8 @@ class DPOTrainer(Trainer):
         if not isinstance(config, DPOConfig):
             raise ConfigError(f"args is a {type(config).__name__}; DPOTrainer takes a DPOConfig of posttrain")
         check_ref_model(ref_model, model)
-        if config.sync_ref_model and (ref_model is not None or peft_config is not None or isinstance(model, PeftModel)):
-            raise ConfigError(
-                "sync_ref_model mixes all weights of the policy into a reference that began as the policy: leave "
-                "ref_model=None, and train without an adapter (peft_config=None), of which there is nothing to mix."
-            )
+        if config.sync_ref_model:
+            check_synced(ref_model, model, peft_config)
         tokenizer = resolve_tokenizer(model, processing_class, config)
         train_dataset, lengths = column_of_lengths(train_dataset, config)
         assembled, train, evaluation = assemble_pairs(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.trees import TreeSet
@@ -33,6 +34,15 @@ def check_ref_model(ref_model: Any, model: Any) -> None:
         )
     if isinstance(ref_model, str | os.PathLike):
         local_directory(ref_model)
+
+
+def check_synced(ref_model: Any, model: Any, peft_config: Any) -> None:
+    """Raises for a reference that cannot follow the policy."""
+    if ref_model is not None or peft_config is not None or isinstance(model, PeftModel):
+        raise ConfigError(
+            "sync_ref_model mixes all weights of the policy into a reference that began as the policy: leave "
+            "ref_model=None, and train without an adapter (peft_config=None), of which there is nothing to mix."
+        )
 
 
 def reference_learner(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from posttrain.algorithms.unpaired import UnpairedBatch, UnpairedLoss, unpaired_batch
@@ -24,7 +23,7 @@ from posttrain.trainers.labels import labels_hash, with_balance
 from posttrain.trainers.lengths import column_of_lengths, of_trees
 from posttrain.trainers.offline import offline_plan
 from posttrain.trainers.predictions import Predictions
-from posttrain.trainers.references import attach_reference, check_ref_model, reference_learner
+from posttrain.trainers.references import attach_reference, check_ref_model, check_synced, reference_learner
 from posttrain.trainers.trainer import Plan, Trainer
 from posttrain.types import Batch, Segment, Source
 
@@ -56,11 +55,8 @@ class KTOTrainer(Trainer):
         config = args or KTOConfig()
         if not isinstance(config, KTOConfig):
             raise ConfigError(f"args is a {type(config).__name__}; KTOTrainer takes a KTOConfig of posttrain")
-        if config.sync_ref_model and (ref_model is not None or peft_config is not None or isinstance(model, PeftModel)):
-            raise ConfigError(
-                "sync_ref_model mixes all weights of the policy into a reference that began as the policy: leave "
-                "ref_model=None, and train without an adapter (peft_config=None), of which there is nothing to mix."
-            )
+        if config.sync_ref_model:
+            check_synced(ref_model, model, peft_config)
         loss = UnpairedLoss(
             loss_type=config.loss_type,
             beta=config.beta,
@@ -140,7 +136,7 @@ def _planned(
     reference = reference_learner(ref_model, assembled, tokenizer, [train, evaluation])
     synced = isinstance(config, KTOConfig) and config.sync_ref_model
     following = FollowingWeights(learner.model) if synced else None
-    measured = loss.loss_type == "kto"  # on rows that are made in each step
+    measured = loss.form.baseline == "mismatched"  # on rows that are made in each step
     starting = StartingWeights(learner.model) if measured and ref_model is None and not synced else None
     identity = "the policy, followed"
     if following is None:
@@ -160,7 +156,7 @@ def _planned(
         reference.release()  # it is the user's, and nobody else would give it back
         return values
 
-    baseline: Baseline = Middle() if loss.loss_type == "bco" else Zero()
+    baseline: Baseline = Middle() if loss.form.baseline == "middle" else Zero()
     if measured:
         longest = _longest(learner.model, config, train, evaluation)
         baseline = MismatchedKL(policy, referee, beta=loss.beta, max_length=longest, runtime=runtime)
